@@ -1,0 +1,104 @@
+"""The worker side of a Celery application: ``install(app)``, and the app of
+``celery -A ninja_tasks``.
+
+Importing this module creates no application and imports neither ``requests`` nor ``sentry_sdk``:
+the task, its queue and Sentry are set up when a worker starts. A web process that shares its
+``celery.py`` with the workers pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from celery import Celery
+from celery.signals import import_modules
+from celery.utils.imports import cwd_in_path
+
+from .dead_letters.report import initialise_sentry
+from .delivery.task import settings_of
+from .errors import ConfigurationError
+from .message import QUEUE_NAME, TASK_NAME, goal_queue
+
+__all__ = ["app", "install"]  # noqa: F822 (made on first use)
+
+logger = logging.getLogger(__name__)
+
+#: Without these a worker gives up on a broker that is away for long, or cuts off running tasks.
+_DEFAULTS = {
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+}
+
+#: Only for the application of this package, which has no other tasks.
+_OWN_DEFAULTS = {
+    "broker_url": "redis://localhost:6379/0",
+    "task_default_queue": QUEUE_NAME,
+    "task_ignore_result": True,
+    "task_create_missing_queues": False,
+    "accept_content": ["json"],
+    "worker_prefetch_multiplier": 2,
+}
+
+
+def install(app: Celery) -> Celery:
+    """Make an existing Celery application able to deliver goals.
+
+    Its workers get the task ``ninja_tasks.reach_goal`` and consume the queue ``ninja_tasks`` beside
+    their own, unless ``-Q`` names others. The application's own settings win over the defaults that
+    this adds. May be called before or after it is configured.
+
+    Args:
+        app: the application.
+
+    Returns:
+        The same application.
+    """
+    app.add_defaults(_DEFAULTS)
+    if app.configured:
+        _add_route(app, app.conf)
+    else:
+        app.on_after_configure.connect(_add_route, weak=False)
+    import_modules.connect(_prepare_worker, sender=app, weak=False)
+    return app
+
+
+def _add_route(sender: Celery, source: Any, **signal: Any) -> None:
+    routes = source.task_routes or ()
+    if isinstance(routes, str) or not isinstance(routes, Sequence):
+        routes = (routes,)
+    source.task_routes = ({TASK_NAME: {"queue": QUEUE_NAME}}, *routes)
+
+
+def _prepare_worker(sender: Celery, **signal: Any) -> None:
+    """Set up all that only a worker needs; runs in the parent before it forks."""
+    settings = settings_of(sender)
+    if settings.sentry_dsn:
+        try:
+            initialise_sentry(settings.sentry_dsn)
+        except ConfigurationError as error:
+            logger.error("going on without Sentry: %s", error)
+    importlib.import_module(f"{__package__}.tasks")
+    sender.amqp.queues.select_add(goal_queue(sender))
+
+
+@cache
+def _own_app() -> Celery:
+    own = Celery(__package__)
+    own.add_defaults(_OWN_DEFAULTS)
+    with cwd_in_path():
+        if importlib.util.find_spec("celeryconfig") is not None:
+            own.config_from_object("celeryconfig")
+            own.conf.broker_url  # noqa: B018 (read while the directory is importable)
+    return install(own)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return _own_app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,129 @@
+"""``enqueue``: goals from flags or from JSON lines onto the queue."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import click
+
+from ..config import ON_UNKNOWN
+from ..errors import InvalidGoal, faults_by_path
+from ..message import Message, batches, publish_batch
+from ..producer import prepare
+from .output import as_json_option, print_json, say
+
+__all__ = ["enqueue"]
+
+_BATCH = 500
+
+
+class Parameter(click.ParamType[tuple[str, str]]):
+    """``NAME=VALUE`` on the command line."""
+
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Split at the first equals sign."""
+        name, equals, text = str(value).partition("=")
+        if not equals:
+            self.fail("must be NAME=VALUE", param, ctx)
+        return name, text
+
+
+@click.command()
+@click.option("--goal-id", help="GUID of the goal in Sales Ninja.")
+@click.option("--customer-id", help="GUID of the client in Sales Ninja.")
+@click.option("--session-id", help="GUID of the client's session.")
+@click.option("--ip", help="The client's IPv4 or IPv6 address.")
+@click.option(
+    "--created-on", help='When it happened, "YYYY-MM-DD HH:MM:SS[.ffffff]" in UTC.  [default: now]'
+)
+@click.option(
+    "--user-param",
+    "user_params",
+    type=Parameter(),
+    multiple=True,
+    help="A parameter that stays with the client; may be repeated.",
+)
+@click.option(
+    "--page-param",
+    "page_params",
+    type=Parameter(),
+    multiple=True,
+    help="A parameter of this event; may be repeated.",
+)
+@click.option("--revenue", help="Full price, a plain number.")
+@click.option("--net-profit", help="Revenue minus cost, a plain number.")
+@click.option("--key", help="Your own id of the event, such as an order number.")
+@click.option(
+    "--on-unknown",
+    type=click.Choice(ON_UNKNOWN),
+    help="When a request may have been counted.  [default: the setting ninja_on_unknown]",
+)
+@click.option("--dry-run", is_flag=True, help="Check the goals and send nothing.")
+@as_json_option
+@click.pass_context
+def enqueue(ctx: click.Context, /, *, dry_run: bool, as_json: bool, **flags: Any) -> None:
+    r"""Put goals on the queue, from flags or JSON lines.
+
+    Without flags, each line of standard input is one goal: an object with the names of the flags (goal_id, customer_id, ...) or with the API's
+    own field names. Invalid lines are reported and left out; the exit code is then 1. The delivery
+    ids go to standard output.
+
+    \b
+        ninja-tasks enqueue --goal-id GUID --customer-id GUID --revenue 12350 --key order-17
+        ninja-tasks enqueue --dry-run < goals.jsonl
+    """
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    given |= {name: dict(given[name]) for name in ("user_params", "page_params") if name in given}
+    if not given and sys.stdin.isatty():
+        raise click.UsageError("give --goal-id and --customer-id, or JSON lines on standard input")
+    goals: Iterable[Any] = [json.dumps(given)] if given else sys.stdin
+    enqueued = invalid = 0
+    for batch in batches(enumerate(goals, start=1), _BATCH):
+        messages = list(_checked(batch, as_json=as_json))
+        if not dry_run:
+            publish_batch(ctx.obj.app, [message for _, message in messages])
+        for line, message in messages:
+            _print_enqueued(line, message, as_json=as_json, dry_run=dry_run)
+        enqueued += len(messages)
+        invalid += sum(bool(text.strip()) for _, text in batch) - len(messages)
+    say(f"{'valid, not sent' if dry_run else 'enqueued'}: {enqueued}; invalid: {invalid}")
+    if invalid:
+        ctx.exit(1)
+
+
+def _checked(batch: list[tuple[int, str]], *, as_json: bool) -> Iterator[tuple[int, Message]]:
+    """Yield the messages of the lines that hold a valid goal, and report the others."""
+    for line, text in batch:
+        if not text.strip():
+            continue
+        try:
+            yield line, prepare(_object(text))
+        except InvalidGoal as error:
+            for path, fault in faults_by_path(error.messages):
+                say(f"line {line}: {path}: {fault}")
+            if as_json:
+                print_json({"line": line, "delivery_id": None, "messages": error.messages})
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        raise InvalidGoal({"_schema": ["must be one JSON object on one line"]}) from None
+    if not isinstance(value, Mapping):
+        raise InvalidGoal({"_schema": ["must be a JSON object"]})
+    return value
+
+
+def _print_enqueued(line: int, message: Message, *, as_json: bool, dry_run: bool) -> None:
+    if as_json:
+        print_json({"line": line, "delivery_id": message.delivery_id, "messages": None})
+    elif not dry_run:
+        click.echo(message.delivery_id)

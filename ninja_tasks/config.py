@@ -1,0 +1,252 @@
+"""The settings: their names, defaults, meanings, and the one place where they are read.
+
+A setting is taken from the Celery configuration (``ninja_<name>``), else from the environment
+(``NINJA_<NAME>``), else from its default. The result is a frozen object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from .errors import ConfigurationError
+
+__all__ = [
+    "API_PATH",
+    "ON_UNKNOWN",
+    "SETTINGS",
+    "Setting",
+    "Settings",
+    "load_settings",
+]
+
+API_PATH = "/outer/v1.0/goal/reach"
+
+#: The legal values of ``on_unknown``.
+ON_UNKNOWN = ("retry", "dead_letter")
+
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+socket")
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one application, checked; :data:`SETTINGS` explains each of them.
+
+    ``repr`` leaves out the values that can hold a password.
+    """
+
+    api_url: str
+    redis_url: str = field(repr=False)
+    connect_timeout_seconds: float
+    read_timeout_seconds: float
+    max_attempts: int
+    max_age_seconds: float
+    on_unknown: str
+    ledger_ttl_seconds: int
+    sentry_dsn: str | None = field(repr=False)
+    trust_env: bool
+    key_prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: how it is called and read, and what it does.
+
+    Attributes:
+        name: without prefix, as in ``Settings``.
+        default: used when neither the configuration nor the environment has a value.
+        parse: turns a value of either source into the checked one; raises ``ValueError`` with
+            what the value must be.
+        meaning: one sentence for ``--help`` and the documentation.
+    """
+
+    name: str
+    default: Any
+    parse: Callable[[Any], Any]
+    meaning: str
+
+    @property
+    def configuration_key(self) -> str:
+        return f"ninja_{self.name}"
+
+    @property
+    def environment_variable(self) -> str:
+        return f"NINJA_{self.name.upper()}"
+
+
+def _http_url(value: Any) -> str:
+    parts = urlsplit(value) if isinstance(value, str) else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError('must be a base URL such as "https://api.sales-ninja.me"')
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("must be a base URL without a path: the path is fixed")
+    return str(value).rstrip("/")
+
+
+def _redis_url(value: Any) -> str:
+    if not isinstance(value, str) or value.partition("://")[0] not in _REDIS_SCHEMES:
+        raise ValueError('must be a Redis URL such as "redis://localhost:6379/0"')
+    return value.replace("redis+socket://", "unix://", 1)
+
+
+def _positive_seconds(value: Any) -> float:
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError("must be a number of seconds above 0")
+    return seconds
+
+
+def _positive_integer(value: Any) -> int:
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise ValueError("must be a whole number of at least 1")
+    return int(text)
+
+
+def _on_unknown(value: Any) -> str:
+    if value not in ON_UNKNOWN:
+        raise ValueError('must be "retry" or "dead_letter"')
+    return str(value)
+
+
+def _boolean(value: Any) -> bool:
+    text = str(value).lower()
+    if text not in (*_TRUE, *_FALSE):
+        raise ValueError('must be "true" or "false"')
+    return text in _TRUE
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    return value
+
+
+#: Every setting, in the order in which the documentation shows them.
+SETTINGS = (
+    Setting(
+        "api_url",
+        "https://api.sales-ninja.me",
+        _http_url,
+        "Base URL of the Sales Ninja API; the path is fixed.",
+    ),
+    Setting(
+        "redis_url",
+        None,
+        _redis_url,
+        "Redis that holds the ledger and the dead letters; the broker's URL if that is Redis.",
+    ),
+    Setting(
+        "connect_timeout_seconds",
+        3.05,
+        _positive_seconds,
+        "Longest wait for a connection to the API.",
+    ),
+    Setting(
+        "read_timeout_seconds",
+        27.0,
+        _positive_seconds,
+        "Longest silence of the API after the request was sent.",
+    ),
+    Setting(
+        "max_attempts",
+        16,
+        _positive_integer,
+        "Failed attempts after which a goal becomes a dead letter; a 429 does not count.",
+    ),
+    Setting(
+        "max_age_seconds",
+        604800.0,
+        _positive_seconds,
+        "Age since enqueueing beyond which a goal is not sent any more but becomes a dead letter.",
+    ),
+    Setting(
+        "on_unknown",
+        "retry",
+        _on_unknown,
+        "What to do when a request may have been counted: retry, or dead_letter.",
+    ),
+    Setting(
+        "ledger_ttl_seconds",
+        604800,
+        _positive_integer,
+        "How long a delivered goal is remembered.",
+    ),
+    Setting(
+        "sentry_dsn",
+        None,
+        _text,
+        "Sentry project that hears of dead letters; SENTRY_DSN is read too.",
+    ),
+    Setting(
+        "trust_env",
+        False,
+        _boolean,
+        "Whether requests to the API obey HTTPS_PROXY, NO_PROXY and REQUESTS_CA_BUNDLE.",
+    ),
+    Setting("key_prefix", "ninja:", _text, "Start of the name of every key in Redis."),
+)
+
+
+def load_settings(
+    configuration: Mapping[str, Any],
+    environment: Mapping[str, str],
+    broker_url: str | None,
+) -> Settings:
+    """Merge the sources into checked settings.
+
+    Args:
+        configuration: a Celery application's configuration (``app.conf``).
+        environment: ``os.environ``; an empty variable counts as unset.
+        broker_url: the application's broker, the default of ``redis_url``.
+
+    Raises:
+        ConfigurationError: names the setting, where its value came from, and the remedy. It
+            never repeats the value, which can be a secret.
+    """
+    values = {
+        setting.name: _read(setting, configuration, environment, _default(setting, broker_url))
+        for setting in SETTINGS
+    }
+    values["sentry_dsn"] = values["sentry_dsn"] or environment.get("SENTRY_DSN") or None
+    if values["redis_url"] is None:
+        raise ConfigurationError(
+            "ninja_redis_url is not set and the broker is not Redis: say where the ledger and the "
+            "dead letters live, for example NINJA_REDIS_URL=redis://localhost:6379/0"
+        )
+    return Settings(**values)
+
+
+def _default(setting: Setting, broker_url: str | None) -> Any:
+    if setting.name == "redis_url" and broker_url and _is_redis(broker_url):
+        return broker_url
+    return setting.default
+
+
+def _is_redis(url: str) -> bool:
+    return url.partition("://")[0] in _REDIS_SCHEMES
+
+
+def _read(
+    setting: Setting,
+    configuration: Mapping[str, Any],
+    environment: Mapping[str, str],
+    default: Any,
+) -> Any:
+    source, value = setting.configuration_key, configuration.get(setting.configuration_key)
+    if value is None:
+        source = setting.environment_variable
+        value = environment.get(setting.environment_variable) or default
+    if value is None:
+        return None
+    try:
+        return setting.parse(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{source} {error}") from None

@@ -1,0 +1,85 @@
+"""Making a dead letter: store it, tell people, and stop the task, in this order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from ..delivery.outcomes import Attempt
+from ..delivery.record import DeliveryRecord
+from ..delivery.state import Keys, until_stored
+from ..delivery.task import DeliveryTask
+from ..errors import DeadLettered
+from .report import new_event_id, report
+from .store import DeadLetter, DeadLetterStore
+
+__all__ = ["Cause", "bury"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a goal cannot be delivered.
+
+    Attributes:
+        reason: one of the reasons of a dead letter.
+        error: what went wrong, in words, without data of the goal.
+        error_class: name of the exception's class, or of the outcome.
+        status: HTTP status, ``None`` without an answer.
+        excerpt: start of the answer's body.
+    """
+
+    reason: str
+    error: str
+    error_class: str
+    status: int | None = None
+    excerpt: str = ""
+
+    @classmethod
+    def of_attempt(cls, reason: str, attempt: Attempt) -> Cause:
+        """Return the cause that an attempt showed."""
+        error_class = attempt.error or attempt.outcome.value
+        return cls(reason, attempt.cause, error_class, attempt.status, attempt.excerpt)
+
+
+def bury(task: DeliveryTask, cause: Cause, record: DeliveryRecord, payload: Any) -> NoReturn:
+    """Write a dead letter, and return only when it is stored; then tell people of it.
+
+    Args:
+        task: the running task.
+        cause: why.
+        record: the goal's delivery so far.
+        payload: the body of the goal as it came.
+
+    Raises:
+        DeadLettered: always; Celery acknowledges the message after it.
+    """
+    letter = _letter(cause, record, payload, task.request.hostname)
+    store = DeadLetterStore(task.state, Keys(task.settings.key_prefix))
+    until_stored(lambda: store.put(letter), letter.delivery_id)
+    report(letter)
+    raise DeadLettered(letter.delivery_id, letter.reason)
+
+
+def _letter(cause: Cause, record: DeliveryRecord, payload: Any, worker: str | None) -> DeadLetter:
+    return DeadLetter(
+        delivery_id=record.delivery_id,
+        reason=cause.reason,
+        error=cause.error,
+        error_class=cause.error_class,
+        status=cause.status,
+        excerpt=cause.excerpt,
+        attempts=record.made,
+        history=record.history,
+        doubtful=record.doubtful,
+        possible_duplicate=record.possible_duplicate,
+        payload=payload,
+        on_unknown=record.on_unknown,
+        enqueued_at=record.enqueued_at.isoformat(),
+        first_attempt_at=record.history[0].at if record.history else None,
+        last_attempt_at=record.history[-1].at if record.history else None,
+        died_at=datetime.now(UTC).isoformat(),
+        worker=worker,
+        sentry_event_id=new_event_id(),
+        replays=record.replays,
+    )

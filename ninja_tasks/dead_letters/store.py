@@ -1,0 +1,185 @@
+"""The store of dead letters: one JSON document for each in Redis, in the order of their deaths.
+
+Nothing evicts a dead letter but a person. A letter has its goal's delivery id, so a goal that dies
+twice has one letter, the later one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import redis
+
+from ..delivery.record import AttemptLine
+from ..delivery.state import Keys
+from ..message import batches
+
+__all__ = ["REASONS", "DeadLetter", "DeadLetterStore", "StoredLetter"]
+
+#: Why a goal became a dead letter.
+REASONS = (
+    "invalid",
+    "rejected",
+    "exhausted",
+    "expired",
+    "unknown",
+    "worker_lost",
+    "malformed",
+    "failed",
+)
+
+_PAGE = 500
+
+#: Removes letters that are still the ones that were read: a replayed goal may have died again.
+#: KEYS letters, times; ARGV pairs of delivery id and document. Returns how many were removed.
+_REMOVE_UNCHANGED = """
+local removed = 0
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+    redis.call('ZREM', KEYS[2], ARGV[i])
+    removed = removed + 1
+  end
+end
+return removed
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A goal that could not be delivered, with all that is needed to understand and replay it.
+
+    ``repr`` leaves out what can hold personal data. All times are ISO 8601 in UTC.
+
+    Attributes:
+        delivery_id: the goal's delivery id.
+        reason: one of :data:`REASONS`.
+        error: what went wrong, in words, without data of the goal.
+        error_class: name of the exception's class.
+        status: HTTP status of the last attempt, ``None`` without an answer.
+        excerpt: up to 2 KiB of the last answer; it can echo personal data.
+        attempts: attempts made.
+        history: the first of them and the last ten.
+        doubtful: attempts that may have counted.
+        possible_duplicate: whether it was sent again after an attempt that may have counted.
+        payload: the body as it came, with its time where the worker had stamped one.
+        on_unknown: the goal's own policy, ``None`` for the setting's.
+        enqueued_at: when the goal was enqueued.
+        first_attempt_at: ``None`` if none was made.
+        last_attempt_at: likewise.
+        died_at: when the letter was written.
+        worker: name of the worker that wrote it.
+        sentry_event_id: id of the event that was handed to Sentry; no proof that it arrived.
+        replays: how often the goal was replayed before it died this time.
+    """
+
+    delivery_id: str
+    reason: str
+    error: str
+    error_class: str
+    status: int | None
+    excerpt: str = field(repr=False)
+    attempts: int
+    history: tuple[AttemptLine, ...]
+    doubtful: int
+    possible_duplicate: bool
+    payload: Any = field(repr=False)
+    on_unknown: str | None
+    enqueued_at: str
+    first_attempt_at: str | None
+    last_attempt_at: str | None
+    died_at: str
+    worker: str | None
+    sentry_event_id: str | None
+    replays: int
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a listing shows, which holds no answer of the API, but the payload."""
+        names = (
+            "delivery_id",
+            "reason",
+            "error",
+            "status",
+            "attempts",
+            "first_attempt_at",
+            "last_attempt_at",
+            "replays",
+            "payload",
+        )
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLetter:
+    """A dead letter as it was read, with the document that proves that it is unchanged."""
+
+    letter: DeadLetter
+    document: str = field(repr=False)
+
+
+class DeadLetterStore:
+    """Dead letters in Redis; safe to share between threads.
+
+    Args:
+        client: of the state's Redis.
+        keys: names of its keys.
+    """
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._remove_unchanged: Callable[..., Any] = client.register_script(_REMOVE_UNCHANGED)
+
+    def put(self, letter: DeadLetter) -> None:
+        """Write a letter; one with the same delivery id is overwritten."""
+        died_at = datetime.fromisoformat(letter.died_at).timestamp()
+        with self._client.pipeline() as pipeline:
+            pipeline.hset(self._keys.letters, letter.delivery_id, _document(letter))
+            pipeline.zadd(self._keys.letter_times, {letter.delivery_id: died_at})
+            pipeline.execute()
+
+    def get(self, delivery_id: str) -> StoredLetter | None:
+        """Return one letter, ``None`` if there is none with this id."""
+        document = self._client.hget(self._keys.letters, delivery_id)
+        return None if document is None else _stored(str(document))
+
+    def newest(self, limit: int | None = None) -> Iterator[StoredLetter]:
+        """Yield letters, the newest first, page by page.
+
+        Args:
+            limit: how many at the most; ``None`` for all that were there at the beginning.
+        """
+        last = -1 if limit is None else limit - 1
+        ids = [str(name) for name in self._client.zrevrange(self._keys.letter_times, 0, last)]
+        for page in batches(ids, _PAGE):
+            for document in self._client.hmget(self._keys.letters, page):
+                if document is not None:
+                    yield _stored(str(document))
+
+    def remove(self, *stored: StoredLetter) -> int:
+        """Remove letters that are still as they were read, and return how many that were."""
+        if not stored:
+            return 0
+        pairs = [part for one in stored for part in (one.letter.delivery_id, one.document)]
+        removed: int = self._remove_unchanged(
+            keys=[self._keys.letters, self._keys.letter_times], args=pairs
+        )
+        return removed
+
+    def count(self) -> int:
+        """Return how many letters there are."""
+        return int(self._client.hlen(self._keys.letters))
+
+
+def _document(letter: DeadLetter) -> str:
+    return json.dumps(asdict(letter), separators=(",", ":"))
+
+
+def _stored(document: str) -> StoredLetter:
+    fields = json.loads(document)
+    fields["history"] = tuple(AttemptLine(**line) for line in fields["history"])
+    return StoredLetter(DeadLetter(**fields), document)

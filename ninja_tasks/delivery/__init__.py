@@ -1,0 +1,1 @@
+"""One delivery: what an answer means, the request itself, and the record of what happened."""

@@ -1,0 +1,141 @@
+"""The record of one goal's delivery: who it is, since when, and which attempts were made.
+
+Between attempts the record travels in the message's headers, so it survives the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from ..config import ON_UNKNOWN
+from ..errors import InvalidGoal
+from ..message import ATTEMPTS_HEADER, ENQUEUED_AT_HEADER, ON_UNKNOWN_HEADER, REPLAYS_HEADER
+from .outcomes import Attempt, Outcome
+
+__all__ = ["AttemptLine", "DeliveryRecord"]
+
+#: The first attempt and this many of the last are kept.
+_LAST_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLine:
+    """One line of the history: when (ISO 8601), outcome, HTTP status, milliseconds."""
+
+    at: str
+    outcome: str
+    status: int | None
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRecord:
+    """What is known of a goal's delivery when an attempt begins or ends.
+
+    Attributes:
+        delivery_id: the Celery task id.
+        enqueued_at: aware datetime in UTC.
+        on_unknown: the goal's own policy, ``None`` for the setting's.
+        made: attempts made, whatever they were charged.
+        charged: attempts that count towards ``max_attempts``.
+        doubtful: attempts that may have counted.
+        possible_duplicate: whether it was sent again after an attempt that may have counted.
+        history: the first and the last ten attempts.
+        replays: how often it was replayed from a dead letter.
+    """
+
+    delivery_id: str
+    enqueued_at: datetime
+    on_unknown: str | None = None
+    made: int = 0
+    charged: int = 0
+    doubtful: int = 0
+    possible_duplicate: bool = False
+    history: tuple[AttemptLine, ...] = ()
+    replays: int = 0
+
+    def with_headers(self, headers: Mapping[str, Any]) -> DeliveryRecord:
+        """Return the record that a message carries, on top of this one.
+
+        Args:
+            headers: custom headers of the message; a bare ``send_task`` has none.
+
+        Raises:
+            InvalidGoal: if a header of this package holds what it never writes.
+        """
+        attempts = headers.get(ATTEMPTS_HEADER) or {}
+        on_unknown = headers.get(ON_UNKNOWN_HEADER)
+        if on_unknown not in (None, *ON_UNKNOWN):
+            raise InvalidGoal({ON_UNKNOWN_HEADER: ['must be "retry" or "dead_letter", or absent']})
+        try:
+            return replace(
+                self,
+                enqueued_at=_moment(headers.get(ENQUEUED_AT_HEADER), self.enqueued_at),
+                on_unknown=on_unknown,
+                made=int(attempts.get("made", 0)),
+                charged=int(attempts.get("charged", 0)),
+                doubtful=int(attempts.get("doubtful", 0)),
+                possible_duplicate=bool(attempts.get("possible_duplicate", False)),
+                history=tuple(AttemptLine(*line) for line in attempts.get("history", ())),
+                replays=int(headers.get(REPLAYS_HEADER) or 0),
+            )
+        except (TypeError, ValueError, AttributeError):
+            raise InvalidGoal(
+                {"headers": ["must be as this package writes them: leave the ninja_* headers out"]}
+            ) from None
+
+    def headers(self) -> dict[str, Any]:
+        """Return the message headers that carry this record to the next attempt."""
+        headers: dict[str, Any] = {ENQUEUED_AT_HEADER: self.enqueued_at.isoformat()}
+        if self.on_unknown:
+            headers[ON_UNKNOWN_HEADER] = self.on_unknown
+        if self.replays:
+            headers[REPLAYS_HEADER] = self.replays
+        if self.made:
+            headers[ATTEMPTS_HEADER] = {
+                "made": self.made,
+                "charged": self.charged,
+                "doubtful": self.doubtful,
+                "possible_duplicate": self.possible_duplicate,
+                "history": [
+                    [line.at, line.outcome, line.status, line.milliseconds] for line in self.history
+                ],
+            }
+        return headers
+
+    def after(self, attempt: Attempt) -> DeliveryRecord:
+        """Return the record with one more attempt in it."""
+        line = AttemptLine(
+            attempt.started_at.isoformat(),
+            attempt.outcome.value,
+            attempt.status,
+            attempt.milliseconds,
+        )
+        history = (*self.history, line)
+        sent_again = self.doubtful > 0 and attempt.outcome is not Outcome.NOT_SENT
+        return replace(
+            self,
+            made=self.made + 1,
+            charged=self.charged + attempt.charged,
+            doubtful=self.doubtful + (attempt.outcome is Outcome.UNKNOWN),
+            possible_duplicate=self.possible_duplicate or sent_again,
+            history=history[:1] + history[1:][-_LAST_ATTEMPTS:],
+        )
+
+    def replayed(self, now: datetime) -> DeliveryRecord:
+        """Return the record of a goal that a person sends again: it is new but for its past."""
+        return replace(self, enqueued_at=now, charged=0, replays=self.replays + 1)
+
+    def age_seconds(self, now: datetime) -> float:
+        """Return how long ago the goal was enqueued."""
+        return (now - self.enqueued_at).total_seconds()
+
+
+def _moment(text: Any, default: datetime) -> datetime:
+    if text is None:
+        return default
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=moment.tzinfo or UTC)

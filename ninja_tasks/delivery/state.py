@@ -1,0 +1,96 @@
+"""The Redis that holds state: how it is reached, how its keys are called, and how patiently it is
+written to.
+
+Nothing is acknowledged before its fate is stored, so a write that fails is repeated until it
+succeeds, and the worker holds the message meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import redis
+
+from ..config import Settings
+
+__all__ = ["Keys", "connect", "until_stored"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_SOCKET_TIMEOUT_SECONDS = 5.0
+_CONNECT_TIMEOUT_SECONDS = 3.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names of the keys in Redis.
+
+    Attributes:
+        prefix: the setting ``key_prefix``.
+    """
+
+    prefix: str
+
+    def ledger(self, delivery_id: str) -> str:
+        """Return the key of a delivered goal's ledger entry."""
+        return f"{self.prefix}l:{delivery_id}"
+
+    @property
+    def counters(self) -> str:
+        """Hash of counters since the beginning."""
+        return f"{self.prefix}counters"
+
+    @property
+    def letters(self) -> str:
+        """Hash of dead letters as JSON, by delivery id."""
+        return f"{self.prefix}dead"
+
+    @property
+    def letter_times(self) -> str:
+        """Sorted set of the delivery ids of dead letters, by the time of death."""
+        return f"{self.prefix}dead:times"
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """Return a client of the state's Redis; it connects when it is first used.
+
+    It may be shared between threads, and its connections are not used across ``fork``.
+    """
+    client: redis.Redis = redis.Redis.from_url(
+        settings.redis_url,
+        socket_timeout=_SOCKET_TIMEOUT_SECONDS,
+        socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+        socket_keepalive=True,
+        health_check_interval=30,
+        decode_responses=True,
+    )
+    return client
+
+
+def until_stored(write: Callable[[], T], delivery_id: str) -> T:
+    """Repeat a write until Redis has taken it, and return what it returned.
+
+    Args:
+        write: must be safe to repeat, because a write whose answer was lost is repeated too.
+        delivery_id: for the log.
+    """
+    pause_seconds = _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return write()
+        except redis.RedisError as error:
+            logger.warning(
+                "holding goal %s until Redis takes its state (%s); next try in %.1f s",
+                delivery_id,
+                type(error).__name__,
+                pause_seconds,
+            )
+        time.sleep(pause_seconds)
+        pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,162 @@
+"""The message: what a goal looks like on the queue, and how it gets there.
+
+A plain Celery task message: task ``ninja_tasks.reach_goal``, queue ``ninja_tasks``, one positional
+argument, the JSON body of the API. Everything else travels in message headers:
+
+====================  ==================================================================
+``ninja_enqueued_at``  when the goal was enqueued, ISO 8601
+``ninja_on_unknown``   the caller's policy, absent for the worker's setting
+``ninja_attempts``     attempts made so far, written by workers between two attempts
+``ninja_replays``      how often a person replayed it from a dead letter
+====================  ==================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
+
+from celery import Celery
+from kombu import Exchange, Queue
+from kombu.exceptions import BatchPublishError, OperationalError
+from kombu.utils.functional import retry_over_time
+
+from .errors import PublishError
+
+__all__ = [
+    "ATTEMPTS_HEADER",
+    "ENQUEUED_AT_HEADER",
+    "ON_UNKNOWN_HEADER",
+    "QUEUE_NAME",
+    "REDACTED_REPRESENTATION",
+    "REPLAYS_HEADER",
+    "TASK_NAME",
+    "Message",
+    "batches",
+    "goal_queue",
+    "publish",
+    "publish_batch",
+]
+
+T = TypeVar("T")
+
+TASK_NAME = "ninja_tasks.reach_goal"
+QUEUE_NAME = "ninja_tasks"
+
+ENQUEUED_AT_HEADER = "ninja_enqueued_at"
+ON_UNKNOWN_HEADER = "ninja_on_unknown"
+ATTEMPTS_HEADER = "ninja_attempts"
+REPLAYS_HEADER = "ninja_replays"
+
+#: What Celery's messages, logs and Flower show instead of a goal, which is personal data.
+REDACTED_REPRESENTATION = {"argsrepr": "<goal>", "kwargsrepr": "{}"}
+
+_QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME), routing_key=QUEUE_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A goal, ready to be published.
+
+    Attributes:
+        delivery_id: the Celery task id.
+        body: the JSON body of the API.
+        headers: the headers of this package.
+    """
+
+    delivery_id: str
+    body: Any = field(repr=False)
+    headers: Mapping[str, Any]
+
+
+def goal_queue(app: Celery) -> Queue:
+    """Return the application's own declaration of the goal queue, else the default one.
+
+    The default is what Celery itself would declare for an unknown queue, so that a bare
+    ``send_task(..., queue="ninja_tasks")`` of another application meets the same queue.
+    """
+    queue: Queue = app.amqp.queues.get(QUEUE_NAME, _QUEUE)
+    return queue
+
+
+def publish(app: Celery, message: Message) -> None:
+    """Send one message to the application's broker.
+
+    Raises:
+        PublishError: if the broker did not confirm it after the tries that the application's
+            ``task_publish_retry_policy`` allows.
+    """
+    try:
+        _send(app, message)
+    except OperationalError as error:
+        raise PublishError(
+            f"the broker did not confirm the goal: {error}", uncertain_ids=[message.delivery_id]
+        ) from error
+
+
+def publish_batch(app: Celery, messages: Sequence[Message], sent: Sequence[str] = ()) -> None:
+    """Send messages in one pipeline.
+
+    A batch that the broker did not confirm is sent again as a whole, with the same ids.
+
+    Args:
+        app: the Celery application.
+        messages: the batch.
+        sent: delivery ids of earlier batches, for the exception.
+
+    Raises:
+        PublishError: as :func:`publish`, for the whole batch.
+    """
+    if not messages:
+        return
+    policy = app.conf.task_publish_retry_policy
+    try:
+        retry_over_time(
+            _send_batch,
+            (BatchPublishError, OperationalError),
+            args=(app, messages),
+            max_retries=policy.get("max_retries", 3) if app.conf.task_publish_retry else 0,
+            interval_start=policy.get("interval_start", 0),
+            interval_step=policy.get("interval_step", 0.2),
+            interval_max=policy.get("interval_max", 1),
+        )
+    except (BatchPublishError, OperationalError) as error:
+        raise PublishError(
+            f"the broker did not confirm a batch of {len(messages)} goals: {error}",
+            delivery_ids=sent,
+            uncertain_ids=[message.delivery_id for message in messages],
+        ) from error
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield the items in lists of ``size``, the last one shorter, reading no further ahead."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _send_batch(app: Celery, messages: Sequence[Message]) -> None:
+    with (
+        app.producer_pool.acquire(block=True) as producer,
+        producer.connection._reraise_as_library_errors(),
+        producer.batch(max_size=len(messages)),
+    ):
+        for message in messages:
+            # A retry inside a batch would change its channel; the batch is retried as a whole.
+            _send(app, message, producer=producer, retry=False)
+
+
+def _send(app: Celery, message: Message, **options: Any) -> None:
+    app.send_task(
+        TASK_NAME,
+        args=(message.body,),
+        task_id=message.delivery_id,
+        queue=goal_queue(app),
+        headers=dict(message.headers),
+        serializer="json",
+        ignore_result=True,
+        **REDACTED_REPRESENTATION,
+        **options,
+    )

@@ -1,0 +1,170 @@
+"""What is known of goals: of one by its id, and of all in numbers. It only reads."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from celery import Celery, current_app
+from kombu.exceptions import ChannelError
+
+from .dead_letters.store import DeadLetterStore
+from .delivery.gate import Gate
+from .delivery.outcomes import Outcome
+from .delivery.state import Keys, connect
+from .delivery.task import settings_of
+from .message import ENQUEUED_AT_HEADER, goal_queue
+from .producer import delivery_id_for
+
+__all__ = ["GoalStatus", "Statistics", "goal_status", "statistics"]
+
+
+@dataclass(frozen=True, slots=True)
+class GoalStatus:
+    """Where one goal is; what does not apply is ``None``. Times are ISO 8601 in UTC.
+
+    Attributes:
+        delivery_id: the goal's delivery id.
+        state: ``"delivered"``, ``"dead"``, or ``"pending"``: in the broker, being delivered, or
+            never seen, because the broker cannot be asked.
+        attempts: attempts made.
+        possible_duplicate: whether it was sent again after an attempt that may have counted.
+        delivered_at: when the API took it.
+        reason: why it is a dead letter.
+        due_at: when a parked goal is tried again.
+    """
+
+    delivery_id: str
+    state: str
+    attempts: int | None = None
+    possible_duplicate: bool | None = None
+    delivered_at: str | None = None
+    reason: str | None = None
+    due_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """All goals in numbers.
+
+    Attributes:
+        queued: messages that wait in the queue; those that a worker holds are not among them.
+        parked: goals that wait in Redis for their next attempt.
+        dead: dead letters.
+        delivered: goals delivered since the beginning.
+        attempts: attempts made since the beginning.
+        unknown: attempts since the beginning that may have counted.
+        breaker: ``"closed"``, ``"open"`` or ``"half_open"``.
+        paused: whether a person has paused delivery.
+        oldest_pending_seconds: age of the message at the head of the queue, ``None`` if the queue
+            is empty or the broker cannot be asked.
+    """
+
+    queued: int
+    parked: int
+    dead: int
+    delivered: int
+    attempts: int
+    unknown: int
+    breaker: str
+    paused: bool
+    oldest_pending_seconds: float | None
+
+
+def goal_status(
+    delivery_id: str | None = None,
+    *,
+    goal_id: str | uuid.UUID | None = None,
+    key: str | None = None,
+    app: Celery | None = None,
+) -> GoalStatus:
+    """Return where a goal is.
+
+    Args:
+        delivery_id: what ``enqueue_goal`` returned.
+        goal_id: instead of it, the GUID of the goal in Sales Ninja, together with
+        key: the key that the goal was enqueued with.
+        app: the Celery application. Default: the current one.
+
+    Raises:
+        ValueError: unless either ``delivery_id`` or both of the others are given.
+        redis.RedisError: if the Redis that holds state does not answer.
+    """
+    if (delivery_id is None) == (goal_id is None or key is None):
+        raise ValueError("give either delivery_id, or goal_id and key")
+    wanted = delivery_id or delivery_id_for(str(goal_id), str(key))
+    gate, store = _open(app)
+    if entry := gate.ledger_entry(wanted):
+        return GoalStatus(
+            wanted, "delivered", entry.attempts, entry.possible_duplicate, delivered_at=entry.at
+        )
+    if stored := store.get(wanted):
+        letter = stored.letter
+        return GoalStatus(
+            wanted, "dead", letter.attempts, letter.possible_duplicate, reason=letter.reason
+        )
+    return GoalStatus(wanted, "pending")
+
+
+def statistics(app: Celery | None = None) -> Statistics:
+    """Return all goals in numbers.
+
+    Args:
+        app: the Celery application. Default: the current one.
+
+    Raises:
+        redis.RedisError: if the Redis that holds state does not answer.
+        kombu.exceptions.OperationalError: if the broker does not answer.
+    """
+    gate, store = _open(app)
+    counters = gate.counters()
+    queued, oldest = _queue(app or current_app)
+    return Statistics(
+        queued=queued,
+        parked=0,
+        dead=store.count(),
+        delivered=counters.get(Outcome.DELIVERED, 0),
+        attempts=counters.get("attempts", 0),
+        unknown=counters.get(Outcome.UNKNOWN, 0),
+        breaker="closed",
+        paused=False,
+        oldest_pending_seconds=oldest,
+    )
+
+
+def _open(app: Celery | None) -> tuple[Gate, DeadLetterStore]:
+    settings = settings_of(app or current_app)
+    client: redis.Redis = connect(settings)
+    return Gate(settings, client), DeadLetterStore(client, Keys(settings.key_prefix))
+
+
+def _queue(app: Any) -> tuple[int, float | None]:
+    """Return the length of the queue, and the age of its head where the broker is Redis."""
+    queue = goal_queue(app)
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        try:
+            length = queue(channel).queue_declare(passive=True).message_count
+        except ChannelError:
+            return 0, None
+        if connection.transport.driver_type != "redis":
+            return length, None
+        heads = [
+            head
+            for step in channel.priority_steps
+            if (head := channel.client.lindex(channel._q_for_pri(queue.name, step), -1))
+        ]
+    ages = [age for head in heads if (age := _age_seconds(head)) is not None]
+    return length, max(ages, default=None)
+
+
+def _age_seconds(message: bytes) -> float | None:
+    try:
+        enqueued_at = datetime.fromisoformat(json.loads(message)["headers"][ENQUEUED_AT_HEADER])
+        return (datetime.now(UTC) - enqueued_at).total_seconds()
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,57 @@
+"""``reach_goal``: the story of one delivery."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from celery import shared_task
+
+from .dead_letters.burial import Cause, bury
+from .delivery.outcomes import Verdict, transient_error
+from .delivery.record import DeliveryRecord
+from .delivery.task import DeliveryTask
+from .errors import DeadLettered, InvalidGoal, TransientError
+from .message import REDACTED_REPRESENTATION, TASK_NAME
+from .schemas import goal_from_message, goal_to_wire
+
+__all__ = ["reach_goal"]
+
+
+@shared_task(  # type: ignore[untyped-decorator]
+    bind=True,
+    name=TASK_NAME,
+    base=DeliveryTask,
+    autoretry_for=(TransientError,),
+    retry_backoff=2,
+    retry_backoff_max=600,
+    retry_jitter=True,
+    throws=(DeadLettered,),
+)
+def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> None:
+    """Deliver one goal; the one positional argument is the JSON body of the API."""
+    self.request.update(REDACTED_REPRESENTATION)
+    record = DeliveryRecord(self.request.id, enqueued_at=datetime.now(UTC))
+    payload: Any = args[0] if len(args) == 1 and not kwargs else {"args": args, "kwargs": kwargs}
+    try:
+        record = record.with_headers(self.request.headers or {})
+        payload = goal_to_wire(goal_from_message(args, kwargs, created_on=record.enqueued_at))
+        if record.age_seconds(datetime.now(UTC)) > self.settings.max_age_seconds:
+            bury(self, Cause("expired", "older than max_age_seconds", "Expired"), record, payload)
+        attempt = self.api.post(payload, record.delivery_id)
+        record = record.after(attempt)
+        self.settle(record, attempt)
+        verdict = self.verdict(record, attempt)
+        if verdict is Verdict.RETRY:
+            self.carry(payload, record)
+            raise transient_error(attempt)
+        if verdict is not Verdict.DELIVERED:
+            bury(self, Cause.of_attempt(verdict, attempt), record, payload)
+    except (DeadLettered, TransientError):
+        raise
+    except InvalidGoal as fault:
+        bury(self, Cause("invalid", str(fault), "InvalidGoal"), record, payload)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the goal must not be lost)
+        # The text of an unforeseen exception could hold personal data; its class cannot.
+        name = type(error).__name__
+        bury(self, Cause("failed", f"unforeseen {name}", name), record, payload)
