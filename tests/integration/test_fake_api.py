@@ -555,10 +555,13 @@ def test_stopping_closes_idle_connections(api: FakeSalesNinja) -> None:
 
 
 def test_a_callback_can_stop_it(client: requests.Session) -> None:
+    def stop(received: ReceivedGoal) -> None:
+        stopped_by_itself.stop()
+
     started = time.monotonic()
-    api = FakeSalesNinja(on_request=lambda received: api.stop())
-    with api, pytest.raises(requests.ConnectionError):
-        post(client, api)
+    stopped_by_itself = FakeSalesNinja(on_request=stop)
+    with stopped_by_itself, pytest.raises(requests.ConnectionError):
+        post(client, stopped_by_itself)
 
     assert time.monotonic() - started < 1
 

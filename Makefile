@@ -1,0 +1,52 @@
+# make demo and make test need nothing but Python 3.11 to 3.13 and make.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+USABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	$$name -c '$(USABLE)' 2>/dev/null && echo $$name && break; done)
+
+.PHONY: help demo test unit lint format clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/demo ## watch a few hundred goals travel, on real parts
+	@$(BIN)/ninja-tasks demo
+
+test: $(VENV)/dev ## run every test: about two minutes
+	$(BIN)/python -m pytest
+
+unit: $(VENV)/dev ## run the tests that need no server
+	$(BIN)/python -m pytest tests/unit
+
+lint: $(VENV)/dev ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev ## mend the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and the caches
+	rm -rf $(VENV) $(VENV)-3.* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed: install one" \
+		"(Debian: apt-get install python3-venv), or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Making a virtual environment in $(VENV) with $(PYTHON) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing ninja-tasks with an embedded Valkey ..."
+	@$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing ninja-tasks with all that its development needs ..."
+	@$(INSTALL) -e '.[dev,demo]'
+	@touch $@

@@ -1,0 +1,47 @@
+"""Settings of ``celery -A ninja_tasks worker`` when it is started in this directory.
+
+Every setting has a default in the package, so this file may be empty or absent: it only overrides.
+A setting here wins over the environment variable that is named beside it. Secrets, such as a URL
+with a password, belong into the environment.
+
+Of the package
+    ``ninja_api_url = "https://api.sales-ninja.me"`` (``NINJA_API_URL``)
+        Base URL of the Sales Ninja API; the path is fixed.
+    ``ninja_redis_url``, by default the broker's URL if that is Redis (``NINJA_REDIS_URL``)
+        Redis that holds the ledger and the dead letters. Must be set if the broker is not Redis.
+    ``ninja_connect_timeout_seconds = 3.05`` (``NINJA_CONNECT_TIMEOUT_SECONDS``)
+        Longest wait for a connection to the API.
+    ``ninja_read_timeout_seconds = 27.0`` (``NINJA_READ_TIMEOUT_SECONDS``)
+        Longest silence of the API after the request was sent. A stopping worker may need this long.
+    ``ninja_max_attempts = 16`` (``NINJA_MAX_ATTEMPTS``)
+        Failed attempts after which a goal becomes a dead letter; a 429 does not count.
+    ``ninja_max_age_seconds = 604800.0`` (``NINJA_MAX_AGE_SECONDS``)
+        Age since enqueueing beyond which a goal is not sent any more but becomes a dead letter.
+    ``ninja_on_unknown = "retry"`` (``NINJA_ON_UNKNOWN``)
+        What to do when a request may have been counted, because no clear answer came:
+        ``"retry"`` risks that a conversion counts twice, ``"dead_letter"`` lets a person decide.
+    ``ninja_ledger_ttl_seconds = 604800`` (``NINJA_LEDGER_TTL_SECONDS``)
+        How long a delivered goal is remembered.
+    ``ninja_sentry_dsn = None`` (``NINJA_SENTRY_DSN``, else ``SENTRY_DSN``)
+        Sentry project that hears of dead letters. Without it they are stored and logged.
+    ``ninja_trust_env = False`` (``NINJA_TRUST_ENV``)
+        Whether requests to the API obey HTTPS_PROXY, NO_PROXY and REQUESTS_CA_BUNDLE.
+    ``ninja_key_prefix = "ninja:"`` (``NINJA_KEY_PREFIX``)
+        Start of the name of every key in Redis.
+
+Of Celery, with the package's own defaults
+    ``broker_url = "redis://localhost:6379/0"`` (``CELERY_BROKER_URL``, which wins)
+        The broker: Redis, Valkey or RabbitMQ.
+    ``broker_connection_max_retries = None``
+        A worker never gives up on a broker that is away.
+    ``broker_connection_retry_on_startup = True``
+        Not at its start either.
+    ``worker_cancel_long_running_tasks_on_connection_loss = False``
+        A request that is under way is finished when the broker is lost.
+    ``worker_prefetch_multiplier = 2``
+        Messages that a worker holds for each of its threads or processes.
+    ``task_default_queue = "ninja_tasks"``, ``task_create_missing_queues = False``
+        This application has one queue.
+    ``task_ignore_result = True``, ``accept_content = ["json"]``
+        No result backend is needed, and nothing but JSON is accepted.
+"""

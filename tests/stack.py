@@ -1,0 +1,129 @@
+"""Real parts for the tests: workers in processes of their own, a Sentry, and waiting with a deadline."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests
+
+T = TypeVar("T")
+
+DEADLINE_SECONDS = 20.0
+_STOP_SECONDS = 20.0
+_LEAN = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+
+def wait_until(
+    probe: Callable[[], T], what: str = "", timeout_seconds: float = DEADLINE_SECONDS
+) -> T:
+    """Return the first true value of ``probe``, or fail when the time is over."""
+    deadline = time.monotonic() + timeout_seconds
+    while not (value := probe()):
+        assert time.monotonic() < deadline, f"waited {timeout_seconds} s for {what or probe}"
+        time.sleep(0.02)
+    return value
+
+
+def clean_environment(**settings: str) -> dict[str, str]:
+    """Return this process's environment without any setting of the package, plus the given ones."""
+    foreign = ("CELERY_", "NINJA_", "SENTRY_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | settings
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Worker:
+    """A real Celery worker in a process of its own; its log is kept for the tests to read."""
+
+    def __init__(
+        self,
+        directory: Path,
+        environment: Mapping[str, str],
+        *,
+        pool: str,
+        app: str = "ninja_tasks",
+        concurrency: int = 4,
+    ) -> None:
+        self._log_file = directory / "worker.log"
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel=INFO"]
+        with self._log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, f"--pool={pool}", f"--concurrency={concurrency}", *_LEAN],
+                cwd=directory,
+                env=dict(environment),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        wait_until(lambda: self._has_started(), f"the worker to start; log:\n{self.log}")
+
+    @property
+    def log(self) -> str:
+        return self._log_file.read_text(errors="replace")
+
+    def _has_started(self) -> bool:
+        assert self._process.poll() is None, f"the worker ended:\n{self.log}"
+        return " ready." in self.log
+
+    def stop(self) -> int:
+        """Ask the worker to finish what it has, and return its exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise AssertionError(f"the worker did not stop:\n{self.log}") from None
+
+
+class Kent:
+    """A fake Sentry that speaks the real protocol, in a process of its own."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self._process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("kent-server")), "run", "--host", "127.0.0.1"]
+            + ["--port", str(self._port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(self._answers, "kent to start")
+
+    @property
+    def dsn(self) -> str:
+        return f"http://public@127.0.0.1:{self._port}/1"
+
+    def events(self, delivery_id: str) -> list[dict[str, Any]]:
+        """Return the events about one goal, whole."""
+        listed = self._get("/api/eventlist/")["events"]
+        events = [self._get(f"/api/event/{one['event_id']}")["payload"]["body"] for one in listed]
+        return [event for event in events if delivery_id in json.dumps(event)]
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(_STOP_SECONDS)
+
+    def _answers(self) -> bool:
+        assert self._process.poll() is None, "kent ended"
+        try:
+            return "events" in self._get("/api/eventlist/")
+        except requests.ConnectionError:
+            return False
+
+    def _get(self, path: str) -> dict[str, Any]:
+        answer = requests.get(f"http://127.0.0.1:{self._port}{path}", timeout=5)
+        document: dict[str, Any] = answer.json()
+        return document
