@@ -7,10 +7,10 @@ A setting is taken from the Celery configuration (``ninja_<name>``), else from t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
 
@@ -28,6 +28,22 @@ API_PATH = "/outer/v1.0/goal/reach"
 #: The legal values of ``on_unknown``.
 ON_UNKNOWN = ("retry", "dead_letter")
 
+_BASE_URL = re.compile(
+    r"(?P<base>https?://([0-9A-Za-z][0-9A-Za-z.-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?)/?"
+)
+_HIGHEST_PORT = 65535
+
+_REDIS_URL_HELP = (
+    'must be a Redis URL such as "redis://localhost:6379/0", '
+    "with special characters of a password percent-encoded"
+)
+_SPELLINGS = {
+    "redis+socket://": "unix://",
+    "virtual_host=": "db=",
+    "ssl_cert_reqs=CERT_REQUIRED": "ssl_cert_reqs=required",
+    "ssl_cert_reqs=CERT_OPTIONAL": "ssl_cert_reqs=optional",
+    "ssl_cert_reqs=CERT_NONE": "ssl_cert_reqs=none",
+}
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+socket")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -79,18 +95,39 @@ class Setting:
 
 
 def _http_url(value: Any) -> str:
-    parts = urlsplit(value) if isinstance(value, str) else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError('must be a base URL such as "https://api.sales-ninja.me"')
-    if parts.path.strip("/") or parts.query or parts.fragment:
-        raise ValueError("must be a base URL without a path: the path is fixed")
-    return str(value).rstrip("/")
+    matched = _BASE_URL.fullmatch(value) if isinstance(value, str) else None
+    if matched is None or int(matched["port"] or 0) > _HIGHEST_PORT:
+        raise ValueError(
+            'must be a base URL such as "https://api.sales-ninja.me": '
+            "without a path, which is fixed, and without user, query and fragment"
+        )
+    return matched["base"]
 
 
 def _redis_url(value: Any) -> str:
-    if not isinstance(value, str) or value.partition("://")[0] not in _REDIS_SCHEMES:
-        raise ValueError('must be a Redis URL such as "redis://localhost:6379/0"')
-    return value.replace("redis+socket://", "unix://", 1)
+    if not isinstance(value, str) or not _is_redis(value):
+        raise ValueError(_REDIS_URL_HELP)
+    url = _in_the_spelling_of_redis(value)
+    # A producer has no use for the client, so it is loaded here.
+    from redis import ConnectionPool, RedisError
+
+    try:
+        ConnectionPool.from_url(url).make_connection()
+    except (ValueError, TypeError, AttributeError, RedisError):
+        raise ValueError(_REDIS_URL_HELP) from None
+    return url
+
+
+def _in_the_spelling_of_redis(url: str) -> str:
+    """Write a broker URL as the Redis client does: kombu has names of its own for some parts."""
+    first_of_several = url.partition(";")[0]
+    for kombus, redis in _SPELLINGS.items():
+        first_of_several = first_of_several.replace(kombus, redis)
+    return first_of_several
+
+
+def _is_redis(url: str) -> bool:
+    return url.partition("://")[0] in _REDIS_SCHEMES
 
 
 def _positive_seconds(value: Any) -> float:
@@ -228,10 +265,6 @@ def _default(setting: Setting, broker_url: str | None) -> Any:
     if setting.name == "redis_url" and broker_url and _is_redis(broker_url):
         return broker_url
     return setting.default
-
-
-def _is_redis(url: str) -> bool:
-    return url.partition("://")[0] in _REDIS_SCHEMES
 
 
 def _read(

@@ -1,4 +1,4 @@
-"""Real parts for the tests: workers in processes of their own, a Sentry, and waiting with a deadline."""
+"""Real parts for the tests: workers in processes of their own, and a Sentry."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ class Kent:
 
     def __init__(self) -> None:
         self._port = free_port()
+        address = ("--host", "127.0.0.1", "--port", str(self._port))
         self._process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("kent-server")), "run", "--host", "127.0.0.1"]
-            + ["--port", str(self._port)],
+            [Path(sys.executable).with_name("kent-server"), "run", *address],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -71,9 +71,9 @@ class Parameter(click.ParamType[tuple[str, str]]):
 def enqueue(ctx: click.Context, /, *, dry_run: bool, as_json: bool, **flags: Any) -> None:
     r"""Put goals on the queue, from flags or JSON lines.
 
-    Without flags, each line of standard input is one goal: an object with the names of the flags (goal_id, customer_id, ...) or with the API's
-    own field names. Invalid lines are reported and left out; the exit code is then 1. The delivery
-    ids go to standard output.
+    Without flags, each line of standard input is one goal: an object with the names of the flags
+    (goal_id, customer_id, ...) or with the API's own field names. Invalid lines are reported and
+    left out; the exit code is then 1. The delivery ids go to standard output.
 
     \b
         ninja-tasks enqueue --goal-id GUID --customer-id GUID --revenue 12350 --key order-17

@@ -132,10 +132,10 @@ def retry_after_seconds(status: int, headers: Mapping[str, str], now: datetime) 
     else:
         try:
             date = parsedate_to_datetime(text)
-        except ValueError:
+            # RFC 5322 gives "-0000" for an unknown zone, which Python reads as a naive datetime.
+            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
+        except (ValueError, OverflowError):
             return None
-        # RFC 5322 gives "-0000" for an unknown zone, which Python reads as a naive datetime.
-        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
     return min(max(seconds, _SHORTEST_HOLD_SECONDS), _LONGEST_HOLD_SECONDS)
 
 

@@ -75,14 +75,14 @@ class DeliveryRecord:
                 self,
                 enqueued_at=_moment(headers.get(ENQUEUED_AT_HEADER), self.enqueued_at),
                 on_unknown=on_unknown,
-                made=int(attempts.get("made", 0)),
-                charged=int(attempts.get("charged", 0)),
-                doubtful=int(attempts.get("doubtful", 0)),
+                made=_count(attempts.get("made", 0)),
+                charged=_count(attempts.get("charged", 0)),
+                doubtful=_count(attempts.get("doubtful", 0)),
                 possible_duplicate=bool(attempts.get("possible_duplicate", False)),
-                history=tuple(AttemptLine(*line) for line in attempts.get("history", ())),
-                replays=int(headers.get(REPLAYS_HEADER) or 0),
+                history=tuple(_line(*line) for line in attempts.get("history", ())),
+                replays=_count(headers.get(REPLAYS_HEADER) or 0),
             )
-        except (TypeError, ValueError, AttributeError):
+        except (TypeError, ValueError, AttributeError, OverflowError):
             raise InvalidGoal(
                 {"headers": ["must be as this package writes them: leave the ninja_* headers out"]}
             ) from None
@@ -138,4 +138,19 @@ def _moment(text: Any, default: datetime) -> datetime:
     if text is None:
         return default
     moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=moment.tzinfo or UTC)
+    return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError("a count is a whole number from 0")
+    return value
+
+
+def _line(at: Any, outcome: Any, status: Any, milliseconds: Any) -> AttemptLine:
+    return AttemptLine(
+        at=datetime.fromisoformat(at).isoformat(),
+        outcome=Outcome(outcome).value,
+        status=None if status is None else _count(status),
+        milliseconds=_count(milliseconds),
+    )

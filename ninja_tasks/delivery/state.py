@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
 
@@ -63,13 +63,16 @@ def connect(settings: Settings) -> redis.Redis:
 
     It may be shared between threads, and its connections are not used across ``fork``.
     """
+    over_tcp: dict[str, Any] = {
+        "socket_connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+        "socket_keepalive": True,
+    }
     client: redis.Redis = redis.Redis.from_url(
         settings.redis_url,
         socket_timeout=_SOCKET_TIMEOUT_SECONDS,
-        socket_connect_timeout=_CONNECT_TIMEOUT_SECONDS,
-        socket_keepalive=True,
         health_check_interval=30,
         decode_responses=True,
+        **({} if settings.redis_url.startswith("unix:") else over_tcp),
     )
     return client
 

@@ -163,7 +163,7 @@ class EmbeddedServer:
 
     def _spawn(self, binary: str, port: int, directory: Path) -> subprocess.Popen[bytes]:
         with _log_file(directory).open("wb") as log:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 (the server that was asked for)
                 [binary, *self._arguments(port, directory), *self._extra_arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -344,7 +344,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not self.stopping.is_set() and not isinstance(sys.exception(), ConnectionError):
-            _logger.exception("the fake API could not handle a request")
+            _logger.exception("the fake API could not handle a request")  # noqa: LOG004 (called by socketserver's handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -375,6 +375,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.stopping.wait(reaction.delay_seconds)
             self.close_connection = True
 
+    # The names that http.server looks for.
     do_CONNECT = do_DELETE = do_GET = do_HEAD = do_OPTIONS = do_PATCH = do_PUT = do_TRACE = do_POST
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -31,7 +31,7 @@ RUN_ELSEWHERE = {
 
 
 def snippets(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.M | re.S)
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -70,8 +70,9 @@ def test_every_snippet_runs(environment: dict[str, str], tmp_path: Path) -> None
     try:
         for key in ("order-17", "order-19", "import-999"):
             wait_until(
-                lambda key=key: goal_status(goal_id=GOAL_ID, key=key, app=names["app"]).state
-                == "delivered",
+                lambda key=key: (
+                    goal_status(goal_id=GOAL_ID, key=key, app=names["app"]).state == "delivered"
+                ),
                 f"{key} to be delivered",
             )
     finally:

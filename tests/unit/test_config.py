@@ -217,7 +217,7 @@ def test_a_bad_value_that_is_not_used_is_not_spoken_of() -> None:
 @pytest.mark.parametrize("path", ["/outer", "/outer/v1.0/goal/reach", "?a=b", "#a"])
 def test_a_base_url_with_a_path_is_told_that_the_path_is_fixed(path: str) -> None:
     error = refusal({"ninja_api_url": f"https://api.example{path}"})
-    assert str(error) == "ninja_api_url must be a base URL without a path: the path is fixed"
+    assert "without a path, which is fixed" in str(error)
 
 
 @pytest.mark.parametrize(
