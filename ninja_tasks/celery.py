@@ -19,8 +19,8 @@ from celery import Celery
 from celery.signals import import_modules
 from celery.utils.imports import cwd_in_path
 
+from .config import settings_of
 from .dead_letters.report import initialise_sentry
-from .delivery.task import settings_of
 from .errors import ConfigurationError
 from .message import QUEUE_NAME, TASK_NAME, goal_queue
 
@@ -59,16 +59,19 @@ def install(app: Celery) -> Celery:
     Returns:
         The same application.
     """
-    app.add_defaults(_DEFAULTS)
     if app.configured:
-        _add_route(app, app.conf)
+        _configure(app, app.conf)
     else:
-        app.on_after_configure.connect(_add_route, weak=False)
+        app.on_after_configure.connect(_configure, weak=False)
     import_modules.connect(_prepare_worker, sender=app, weak=False)
     return app
 
 
-def _add_route(sender: Celery, source: Any, **signal: Any) -> None:
+def _configure(sender: Celery, source: Any, **signal: Any) -> None:
+    """Add the defaults and the route to an application's configuration."""
+    own = _OWN_DEFAULTS if sender.main == __package__ else {}
+    # Celery's add_defaults would put these above the settings of a configuration module.
+    source.maps.insert(-1, {**_DEFAULTS, **own})
     routes = source.task_routes or ()
     if isinstance(routes, str) or not isinstance(routes, Sequence):
         routes = (routes,)
@@ -90,12 +93,12 @@ def _prepare_worker(sender: Celery, **signal: Any) -> None:
 @cache
 def _own_app() -> Celery:
     own = Celery(__package__)
-    own.add_defaults(_OWN_DEFAULTS)
+    install(own)
     with cwd_in_path():
         if importlib.util.find_spec("celeryconfig") is not None:
             own.config_from_object("celeryconfig")
             own.conf.broker_url  # noqa: B018 (read while the directory is importable)
-    return install(own)
+    return own
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ A setting is taken from the Celery configuration (``ninja_<name>``), else from t
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ __all__ = [
     "Setting",
     "Settings",
     "load_settings",
+    "settings_of",
 ]
 
 API_PATH = "/outer/v1.0/goal/reach"
@@ -230,6 +232,15 @@ SETTINGS = (
     ),
     Setting("key_prefix", "ninja:", _text, "Start of the name of every key in Redis."),
 )
+
+
+def settings_of(app: Any) -> Settings:
+    """Return the settings of a Celery application.
+
+    Raises:
+        ConfigurationError: if a setting cannot be used.
+    """
+    return load_settings(app.conf, os.environ, app.conf.broker_url)
 
 
 def load_settings(

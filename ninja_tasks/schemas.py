@@ -145,7 +145,8 @@ class Parameters(fields.Field[Mapping[str, str]]):
     """An object of parameters, string to string, every fault reported under its own name."""
 
     default_error_messages = {
-        "invalid": 'must be an object of strings, such as {"Revenue": "12350"}; {} is allowed',
+        # Doubled braces, because marshmallow formats this message.
+        "invalid": 'must be an object of strings, such as {{"Revenue": "12350"}}; {{}} is allowed',
         "name": "a parameter's name must be a string that is not empty",
         "value": 'must be a string: write "12350" (in quotes), not 12350',
         "length": f"must have at most {MAX_PARAMETER_LENGTH} characters: shorten it",

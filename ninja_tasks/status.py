@@ -12,11 +12,11 @@ import redis
 from celery import Celery, current_app
 from kombu.exceptions import ChannelError
 
+from .config import settings_of
 from .dead_letters.store import DeadLetterStore
 from .delivery.gate import Gate
 from .delivery.outcomes import Outcome
 from .delivery.state import Keys, connect
-from .delivery.task import settings_of
 from .message import ENQUEUED_AT_HEADER, goal_queue
 from .producer import delivery_id_for
 

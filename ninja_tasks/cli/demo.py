@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..celery import install
+from ..config import settings_of
 from ..dead_letters.replay import replay
 from ..dead_letters.store import DeadLetterStore
 from ..delivery.state import Keys, connect
-from ..delivery.task import settings_of
 from ..message import QUEUE_NAME, TASK_NAME
 from ..producer import enqueue_goals
 from ..status import statistics

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
+from ..config import settings_of
 from ..dead_letters.replay import replay as replay_letters
 from ..dead_letters.store import REASONS, DeadLetterStore, StoredLetter
 from ..delivery.state import Keys, connect
-from ..delivery.task import settings_of
 from ..message import batches
 from .output import as_json_option, confirm, print_json, print_table, say
 

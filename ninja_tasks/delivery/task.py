@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Any
 import redis
 from celery import Task
 
-from ..config import Settings, load_settings
+from ..config import Settings, settings_of
 from ..errors import TransientError
 from ..message import QUEUE_NAME, REDACTED_REPRESENTATION
 from .client import SalesNinja
@@ -20,16 +19,7 @@ from .outcomes import Attempt, Verdict, decide
 from .record import DeliveryRecord
 from .state import connect
 
-__all__ = ["DeliveryTask", "settings_of"]
-
-
-def settings_of(app: Any) -> Settings:
-    """Return the settings of a Celery application.
-
-    Raises:
-        ConfigurationError: if a setting cannot be used.
-    """
-    return load_settings(app.conf, os.environ, app.conf.broker_url)
+__all__ = ["DeliveryTask"]
 
 
 class DeliveryTask(Task):  # type: ignore[misc]

@@ -1,0 +1,156 @@
+"""The worker side: installed into an application, or as the application of this package."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.utils import find_app
+from stack import clean_environment
+
+from ninja_tasks import ConfigurationError, DeadLettered, TransientError, install
+from ninja_tasks.config import SETTINGS
+
+TASK = "ninja_tasks.reach_goal"
+ROUTE = {TASK: {"queue": "ninja_tasks"}}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def app() -> Celery:
+    return Celery("shop", broker="redis://localhost:1/0", set_as_current=False)
+
+
+def route(*arguments: Any) -> None:
+    """Stand for a router of the application."""
+
+
+@pytest.mark.parametrize(
+    ("routes", "merged"),
+    [
+        (None, [ROUTE]),
+        ({"shop.*": "shop"}, [ROUTE, {"shop.*": "shop"}]),
+        ([{"shop.*": "shop"}], [ROUTE, {"shop.*": "shop"}]),
+        ("shop.router", [ROUTE, "shop.router"]),
+        (route, [ROUTE, route]),
+    ],
+)
+@pytest.mark.parametrize("configured_first", [True, False])
+def test_the_routes_of_the_application_are_kept(
+    app: Celery, routes: Any, merged: list[Any], configured_first: bool
+) -> None:
+    if configured_first:
+        app.conf.task_routes = routes
+        assert app.conf.broker_url
+        install(app)
+    else:
+        install(app)
+        app.config_from_object({"task_routes": routes, "broker_url": "redis://localhost:1/0"})
+    assert list(app.conf.task_routes) == merged
+
+
+@pytest.mark.parametrize("configured_first", [True, False])
+@pytest.mark.parametrize("way", ["object", "assignment", "constructor"])
+def test_the_settings_of_the_application_win(way: str, configured_first: bool) -> None:
+    setting = {"broker_connection_max_retries": 3}
+    app = Celery("shop", set_as_current=False, changes=setting if way == "constructor" else None)
+    if not configured_first:
+        install(app)
+    if way == "object":
+        app.config_from_object(setting)
+    if way == "assignment":
+        app.conf.update(setting)
+    if configured_first:
+        assert app.conf.broker_connection_max_retries == 3
+        install(app)
+    assert app.conf.broker_connection_max_retries == 3
+    assert app.conf.worker_cancel_long_running_tasks_on_connection_loss is False
+
+
+def test_a_worker_gets_the_task_and_consumes_its_queue_beside_the_others(app: Celery) -> None:
+    install(app).loader.import_default_modules()
+    task = app.tasks[TASK]
+    assert {"celery", "ninja_tasks"} <= set(app.amqp.queues.consume_from)
+    assert (task.acks_late, task.reject_on_worker_lost, task.ignore_result) == (True, True, True)
+    assert (task.autoretry_for, task.throws) == ((TransientError,), (DeadLettered,))
+    assert (task.retry_backoff, task.retry_backoff_max, task.retry_jitter) == (2, 600, True)
+
+
+def test_a_worker_consumes_only_what_it_was_told_to(app: Celery) -> None:
+    install(app).loader.import_default_modules()
+    app.amqp.queues.select(["celery"])
+    assert set(app.amqp.queues.consume_from) == {"celery"}
+
+
+def test_a_worker_with_a_broken_setting_does_not_start(app: Celery) -> None:
+    app.conf.ninja_max_attempts = "many"
+    with pytest.raises(ConfigurationError, match="ninja_max_attempts must be a whole number"):
+        install(app).loader.import_default_modules()
+
+
+def test_a_malformed_dsn_is_said_and_stops_nothing(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.conf.ninja_sentry_dsn = "geheim"
+    with caplog.at_level(logging.ERROR):
+        install(app).loader.import_default_modules()
+    assert "ninja_sentry_dsn is no Sentry DSN" in caplog.text
+    assert "geheim" not in caplog.text
+    assert TASK in app.tasks
+
+
+def run(code: str, directory: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=directory,
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def test_importing_the_module_makes_no_application(tmp_path: Path) -> None:
+    code = """
+import celery
+shop = celery.Celery("shop")
+import ninja_tasks.celery
+print(celery._state.get_current_app().main, len(celery._state._get_active_apps()))
+"""
+    assert run(code, tmp_path) == "shop 1\n"
+
+
+def test_the_own_application_is_found_by_name(tmp_path: Path) -> None:
+    assert find_app("ninja_tasks") is find_app("ninja_tasks")
+    code = "from ninja_tasks.celery import app; print(app.conf.broker_url)"
+    assert run(code, tmp_path) == "redis://localhost:6379/0\n"
+    elsewhere = "redis://elsewhere:6379/1"
+    assert run(code, tmp_path, CELERY_BROKER_URL=elsewhere) == f"{elsewhere}\n"
+
+
+def test_a_celeryconfig_in_the_directory_overrides(tmp_path: Path) -> None:
+    tmp_path.joinpath("celeryconfig.py").write_text("worker_prefetch_multiplier = 7\n")
+    code = "from ninja_tasks.celery import app; print(app.conf.worker_prefetch_multiplier)"
+    assert run(code, tmp_path) == "7\n"
+
+
+def test_the_shipped_celeryconfig_overrides_nothing_and_explains_every_setting() -> None:
+    names: dict[str, Any] = {}
+    text = ROOT.joinpath("celeryconfig.py").read_text()
+    exec(text, names)  # noqa: S102 (reading our own configuration file)
+    assert {name for name in names if not name.startswith("__")} == set()
+    for setting in SETTINGS:
+        assert f"``{setting.configuration_key}" in text
+        assert f"(``{setting.environment_variable}``" in text
+        assert setting.default is None or repr(setting.default).strip("'") in text
+
+
+def test_the_readme_names_every_setting() -> None:
+    text = ROOT.joinpath("README.md").read_text()
+    assert all(f"`{setting.name}`" in text for setting in SETTINGS)
