@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import redis
 from celery import Celery, current_app
 from kombu.exceptions import ChannelError
 
@@ -50,6 +51,9 @@ class GoalStatus:
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """All goals in numbers.
+
+    Nothing parks goals, opens a breaker or pauses delivery in this version, so ``parked``,
+    ``breaker`` and ``paused`` never change.
 
     Attributes:
         queued: messages that wait in the queue; those that a worker holds are not among them.
@@ -97,17 +101,17 @@ def goal_status(
     if (delivery_id is None) == (goal_id is None or key is None):
         raise ValueError("give either delivery_id, or goal_id and key")
     wanted = delivery_id or delivery_id_for(str(goal_id), str(key))
-    gate, store = _open(app)
-    if entry := gate.ledger_entry(wanted):
-        return GoalStatus(
-            wanted, "delivered", entry.attempts, entry.possible_duplicate, delivered_at=entry.at
-        )
-    if stored := store.get(wanted):
-        letter = stored.letter
-        return GoalStatus(
-            wanted, "dead", letter.attempts, letter.possible_duplicate, reason=letter.reason
-        )
-    return GoalStatus(wanted, "pending")
+    with _opened(app) as (gate, store):
+        if entry := gate.ledger_entry(wanted):
+            return GoalStatus(
+                wanted, "delivered", entry.attempts, entry.possible_duplicate, delivered_at=entry.at
+            )
+        if stored := store.get(wanted):
+            letter = stored.letter
+            return GoalStatus(
+                wanted, "dead", letter.attempts, letter.possible_duplicate, reason=letter.reason
+            )
+        return GoalStatus(wanted, "pending")
 
 
 def statistics(app: Celery | None = None) -> Statistics:
@@ -120,13 +124,13 @@ def statistics(app: Celery | None = None) -> Statistics:
         redis.RedisError: if the Redis that holds state does not answer.
         kombu.exceptions.OperationalError: if the broker does not answer.
     """
-    gate, store = _open(app)
-    counters = gate.counters()
+    with _opened(app) as (gate, store):
+        counters, dead = gate.counters(), store.count()
     queued, oldest = _queue(app or current_app)
     return Statistics(
         queued=queued,
         parked=0,
-        dead=store.count(),
+        dead=dead,
         delivered=counters.get(Outcome.DELIVERED, 0),
         attempts=counters.get("attempts", 0),
         unknown=counters.get(Outcome.UNKNOWN, 0),
@@ -136,10 +140,11 @@ def statistics(app: Celery | None = None) -> Statistics:
     )
 
 
-def _open(app: Celery | None) -> tuple[Gate, DeadLetterStore]:
+@contextmanager
+def _opened(app: Celery | None) -> Iterator[tuple[Gate, DeadLetterStore]]:
     settings = settings_of(app or current_app)
-    client: redis.Redis = connect(settings)
-    return Gate(settings, client), DeadLetterStore(client, Keys(settings.key_prefix))
+    with connect(settings) as client:
+        yield Gate(settings, client), DeadLetterStore(client, Keys(settings.key_prefix))
 
 
 def _queue(app: Any) -> tuple[int, float | None]:

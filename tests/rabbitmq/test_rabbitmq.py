@@ -1,0 +1,106 @@
+"""The main job with RabbitMQ as the broker and Redis for state."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from stack import Worker, clean_environment, wait_until
+
+from ninja_tasks import (
+    ConfigurationError,
+    GoalStatus,
+    enqueue_goal,
+    enqueue_goals,
+    goal_status,
+    install,
+)
+from ninja_tasks.config import settings_of
+from ninja_tasks.dead_letters.replay import replay
+from ninja_tasks.dead_letters.store import DeadLetterStore
+from ninja_tasks.delivery.state import Keys, connect
+from ninja_tasks.status import statistics
+from ninja_tasks.testing import EmbeddedServer, FakeSalesNinja, ReceivedGoal
+
+GOAL_ID = "299837db-9b51-45a4-996b-844d3fd05bbd"
+
+
+def goal() -> dict[str, object]:
+    return {"goal_id": GOAL_ID, "customer_id": uuid.uuid4()}
+
+
+@pytest.fixture
+def app(rabbitmq: str, ninja_redis: EmbeddedServer) -> Celery:
+    shop = install(Celery("shop", broker=rabbitmq, set_as_current=False))
+    shop.conf.ninja_redis_url = ninja_redis.url
+    return shop
+
+
+@pytest.fixture(params=["threads", "prefork"])
+def worker(
+    request: pytest.FixtureRequest,
+    rabbitmq: str,
+    ninja_redis: EmbeddedServer,
+    fake_sales_ninja: FakeSalesNinja,
+    tmp_path: Path,
+) -> Iterator[Worker]:
+    environment = clean_environment(
+        CELERY_BROKER_URL=rabbitmq,
+        NINJA_REDIS_URL=ninja_redis.url,
+        NINJA_API_URL=fake_sales_ninja.url,
+    )
+    running = Worker(tmp_path, environment, pool=request.param)
+    yield running
+    assert running.stop() == 0, running.log
+
+
+def is_about(customer_id: object, received: ReceivedGoal) -> bool:
+    return received.body is not None and received.body["CustomerId"] == str(customer_id)
+
+
+def status_when(app: Celery, delivery_id: str, state: str) -> GoalStatus:
+    def found() -> GoalStatus | None:
+        status = goal_status(delivery_id, app=app)
+        return status if status.state == state else None
+
+    return wait_until(found, f"{delivery_id} to be {state}")
+
+
+def test_goals_are_delivered_retried_dead_lettered_and_replayed(
+    app: Celery, worker: Worker, fake_sales_ninja: FakeSalesNinja
+) -> None:
+    busy, missing = goal(), goal()
+    for one, status in ((busy, 503), (missing, 400)):
+        fake_sales_ninja.script_for(partial(is_about, one["customer_id"]), status)
+    retried = enqueue_goal(**busy, app=app)
+    rejected = enqueue_goal(**missing, app=app)
+    assert status_when(app, rejected, "dead").reason == "rejected"
+    assert status_when(app, retried, "delivered").attempts == 2
+    settings = settings_of(app)
+    store = DeadLetterStore(connect(settings), Keys(settings.key_prefix))
+    assert replay(app, store, store.newest()).queued == 1
+    assert status_when(app, rejected, "delivered").attempts == 2
+    ids = enqueue_goals((goal() for _ in range(500)), app=app).delivery_ids
+    for delivery_id in ids:
+        status_when(app, delivery_id, "delivered")
+    received = [one.delivery_id for one in fake_sales_ninja.delivered]
+    assert sorted(received) == sorted([retried, rejected, *ids])
+
+
+def test_the_queue_of_a_bare_application_is_the_same_queue(app: Celery, rabbitmq: str) -> None:
+    stock = Celery("stock", broker=rabbitmq, set_as_current=False)
+    before = statistics(app).queued
+    stock.send_task("ninja_tasks.reach_goal", args=[{}], queue="ninja_tasks")
+    enqueue_goal(**goal(), app=app)
+    wait_until(lambda: statistics(app).queued == before + 2, "both messages")
+    with app.connection_for_write() as connection:
+        connection.default_channel.queue_purge("ninja_tasks")
+
+
+def test_without_a_redis_for_state_the_remedy_is_told(rabbitmq: str) -> None:
+    with pytest.raises(ConfigurationError, match="NINJA_REDIS_URL=redis://"):
+        statistics(Celery("shop", broker=rabbitmq, set_as_current=False))
