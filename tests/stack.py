@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import requests
 
@@ -68,7 +68,17 @@ class Worker:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        wait_until(lambda: self._has_started(), f"the worker to start; log:\n{self.log}")
+        wait_until(self._has_started, "the worker to start")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            assert self.stop() == 0, self.log
+        elif self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
     @property
     def log(self) -> str:

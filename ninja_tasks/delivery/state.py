@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import redis
+from kombu.exceptions import OperationalError
 
 from ..config import Settings
 
@@ -78,7 +79,7 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def until_stored(write: Callable[[], T], delivery_id: str) -> T:
-    """Repeat a write until Redis has taken it, and return what it returned.
+    """Repeat a write until Redis or the broker has taken it, and return what it returned.
 
     Args:
         write: must be safe to repeat, because a write whose answer was lost is repeated too.
@@ -88,9 +89,9 @@ def until_stored(write: Callable[[], T], delivery_id: str) -> T:
     while True:
         try:
             return write()
-        except redis.RedisError as error:
+        except (redis.RedisError, OperationalError) as error:
             logger.warning(
-                "holding goal %s until Redis takes its state (%s); next try in %.1f s",
+                "holding goal %s until its fate is stored (%s); next try in %.1f s",
                 delivery_id,
                 type(error).__name__,
                 pause_seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import redis
@@ -17,7 +17,7 @@ from .client import SalesNinja
 from .gate import Gate
 from .outcomes import Attempt, Verdict, decide
 from .record import DeliveryRecord
-from .state import connect
+from .state import connect, until_stored
 
 __all__ = ["DeliveryTask"]
 
@@ -63,10 +63,14 @@ class DeliveryTask(Task):  # type: ignore[misc]
     def apply_async(
         self, args: Any = None, kwargs: Any = None, *positional: Any, **options: Any
     ) -> Any:
-        """Publish as Celery does, without the arguments' text, which Flower and logs would show."""
-        return super().apply_async(
-            args, kwargs, *positional, **{**options, **REDACTED_REPRESENTATION}
+        """Publish as Celery does, without the arguments' text, which Flower and logs would show.
+
+        A retry is published until the broker takes it: Celery would drop the goal instead.
+        """
+        publish = partial(
+            super().apply_async, args, kwargs, *positional, **{**options, **REDACTED_REPRESENTATION}
         )
+        return until_stored(publish, self.request.id) if options.get("retries") else publish()
 
     def retry(self, *, exc: TransientError, countdown: float, **options: Any) -> Any:
         """Let Celery retry, but not before the time that the API asked for.

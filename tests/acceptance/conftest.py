@@ -87,6 +87,5 @@ def system(
             SENTRY_DSN=kent.dsn,
         )
         app = install(Celery("shop", broker=broker.url, set_as_current=False))
-        worker = Worker(directory, environment, pool=request.param)
-        yield System(app, api, kent, worker, environment, directory)
-        assert worker.stop() == 0, worker.log
+        with Worker(directory, environment, pool=request.param) as worker:
+            yield System(app, api, kent, worker, environment, directory)

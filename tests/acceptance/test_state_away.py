@@ -26,13 +26,12 @@ def test_the_fate_of_a_goal_is_stored_before_its_message_is_acknowledged(
         app = install(Celery("shop", broker=broker.url, set_as_current=False))
         app.conf.ninja_redis_url = store.url
         api.default = status
-        worker = Worker(tmp_path, environment, pool="threads")
-        store.kill()
-        delivery_id = enqueue_goal(goal_id=GOAL_ID, customer_id=uuid.uuid4(), app=app)
-        wait_until(lambda: f"holding goal {delivery_id}" in worker.log, "the worker to wait")
-        with app.connection_for_read() as connection:
-            assert connection.default_channel.client.hlen("unacked") == 1
-        store.start()
-        wait_until(lambda: goal_status(delivery_id, app=app).state == state, f"it to be {state}")
+        with Worker(tmp_path, environment, pool="threads") as worker:
+            store.kill()
+            delivery_id = enqueue_goal(goal_id=GOAL_ID, customer_id=uuid.uuid4(), app=app)
+            wait_until(lambda: f"holding goal {delivery_id}" in worker.log, "the worker to wait")
+            with app.connection_for_read() as connection:
+                assert connection.default_channel.client.hlen("unacked") == 1
+            store.start()
+            wait_until(lambda: goal_status(delivery_id, app=app).state == state, f"it is {state}")
         assert len(api.requests) == 1
-        assert worker.stop() == 0, worker.log

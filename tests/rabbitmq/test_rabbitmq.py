@@ -53,9 +53,8 @@ def worker(
         NINJA_REDIS_URL=ninja_redis.url,
         NINJA_API_URL=fake_sales_ninja.url,
     )
-    running = Worker(tmp_path, environment, pool=request.param)
-    yield running
-    assert running.stop() == 0, running.log
+    with Worker(tmp_path, environment, pool=request.param) as running:
+        yield running
 
 
 def is_about(customer_id: object, received: ReceivedGoal) -> bool:
