@@ -24,7 +24,7 @@ GOAL_ID = "299837db-9b51-45a4-996b-844d3fd05bbd"
 
 #: Snippets that install, run for ever, or contain this very test, and where they are run instead.
 RUN_ELSEWHERE = {
-    "make demo": "by test_packaging, through the same command",
+    "make demo\nmake test": "this is the second; the first's command is run by test_packaging",
     "pip install ninja-tasks": "by test_packaging, from a wheel",
     "celery -A ninja_tasks worker --pool=threads --concurrency=32": "below, in the background",
 }
