@@ -119,22 +119,6 @@ def test_retry_after_is_waited_for(system: System) -> None:
     assert second.monotonic - first.monotonic >= 3
 
 
-def test_a_goal_is_retried_after_a_refused_connection(system: System) -> None:
-    system.api.stop()
-    try:
-        delivery_id = enqueue(system)
-        enqueued = datetime.now(UTC)
-        wait_until(lambda: f"{delivery_id}] retry" in system.worker.log, "the first attempt")
-    finally:
-        system.api.start()
-    status = system.status_when(delivery_id, "delivered")
-    (received,) = requests_for(system, delivery_id)
-    created_on = datetime.fromisoformat(received.body["CreatedOnUtc"]).replace(tzinfo=UTC)
-    assert created_on <= enqueued
-    assert status.attempts == 2
-    assert status.possible_duplicate is False
-
-
 def test_a_rejected_goal_is_a_dead_letter_at_once(system: System) -> None:
     customer_id = script(system, then=Answer(400, body=ECHO))
     delivery_id = enqueue(system, customer_id=customer_id)
