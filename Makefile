@@ -9,7 +9,7 @@ USABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c '$(USABLE)' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: help demo test rabbitmq unit lint format clean
+.PHONY: help demo test stress rabbitmq unit lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,9 @@ demo: $(VENV)/demo ## watch a few hundred goals travel, on real parts
 
 test: $(VENV)/dev ## run every test: about two minutes
 	$(BIN)/python -m pytest
+
+stress: $(VENV)/dev ## run the outages, kills and floods in full size: about half an hour
+	NINJA_STRESS=1 $(BIN)/python -m pytest tests/stress --timeout=1800 -s
 
 rabbitmq: $(VENV)/dev ## run the tests that need Debian's rabbitmq-server
 	$(BIN)/python -m pytest tests/rabbitmq

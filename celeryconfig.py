@@ -8,7 +8,11 @@ Of the package
     ``ninja_api_url = "https://api.sales-ninja.me"`` (``NINJA_API_URL``)
         Base URL of the Sales Ninja API; the path is fixed.
     ``ninja_redis_url``, by default the broker's URL if that is Redis (``NINJA_REDIS_URL``)
-        Redis that holds the ledger and the dead letters. Must be set if the broker is not Redis.
+        Redis that holds all state but the queue: the ledger, the limit, the breaker, parked goals
+        and dead letters. Must be set if the broker is not Redis.
+    ``ninja_rate_limit = "50/s"`` (``NINJA_RATE_LIMIT``)
+        How many goals all workers together may send: ``"N/s"``, ``"N/m"``, ``"N/h"`` or ``"none"``.
+        After a quiet time those of a tenth of a second may go at once.
     ``ninja_connect_timeout_seconds = 3.05`` (``NINJA_CONNECT_TIMEOUT_SECONDS``)
         Longest wait for a connection to the API.
     ``ninja_read_timeout_seconds = 27.0`` (``NINJA_READ_TIMEOUT_SECONDS``)
@@ -20,6 +24,10 @@ Of the package
     ``ninja_on_unknown = "retry"`` (``NINJA_ON_UNKNOWN``)
         What to do when a request may have been counted, because no clear answer came:
         ``"retry"`` risks that a conversion counts twice, ``"dead_letter"`` lets a person decide.
+    ``ninja_breaker_threshold = 5`` (``NINJA_BREAKER_THRESHOLD``)
+        Failures in a row, of all workers, after which none of them sends goals for a while.
+    ``ninja_breaker_cooldown_seconds = 5.0`` (``NINJA_BREAKER_COOLDOWN_SECONDS``)
+        How long that is; then one goal is tried, and the time doubles, up to 60 seconds.
     ``ninja_ledger_ttl_seconds = 604800`` (``NINJA_LEDGER_TTL_SECONDS``)
         How long a delivered goal is remembered.
     ``ninja_sentry_dsn = None`` (``NINJA_SENTRY_DSN``, else ``SENTRY_DSN``)

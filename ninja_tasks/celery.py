@@ -46,6 +46,10 @@ _OWN_DEFAULTS = {
 }
 
 
+#: Named, not imported: only a worker needs them.
+_STEPS = tuple(f"{__package__}.worker.steps:{name}" for name in ("Mover", "Intake", "Reporter"))
+
+
 def install(app: Celery) -> Celery:
     """Make an existing Celery application able to deliver goals.
 
@@ -63,6 +67,7 @@ def install(app: Celery) -> Celery:
         _configure(app, app.conf)
     else:
         app.on_after_configure.connect(_configure, weak=False)
+    app.steps["consumer"].update(_STEPS)
     import_modules.connect(_prepare_worker, sender=app, weak=False)
     return app
 

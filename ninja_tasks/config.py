@@ -19,6 +19,7 @@ __all__ = [
     "API_PATH",
     "ON_UNKNOWN",
     "SETTINGS",
+    "RateLimit",
     "Setting",
     "Settings",
     "load_settings",
@@ -47,7 +48,32 @@ _SPELLINGS = {
     "ssl_cert_reqs=CERT_NONE": "ssl_cert_reqs=none",
 }
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+socket")
+_RATE = re.compile(r"(?P<goals>[0-9]{1,9})/(?P<unit>[smh])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How many goals all workers together may send.
+
+    Attributes:
+        goals: how many,
+        seconds: in this time.
+    """
+
+    goals: int
+    seconds: int
+
+    @property
+    def interval_milliseconds(self) -> float:
+        """The time between two goals."""
+        return self.seconds * 1000 / self.goals
+
+    @property
+    def burst(self) -> int:
+        """How many goals may go at once after a quiet time: those of a tenth of a second."""
+        return max(1, self.goals // (10 * self.seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +85,14 @@ class Settings:
 
     api_url: str
     redis_url: str = field(repr=False)
+    rate_limit: RateLimit | None
     connect_timeout_seconds: float
     read_timeout_seconds: float
     max_attempts: int
     max_age_seconds: float
     on_unknown: str
+    breaker_threshold: int
+    breaker_cooldown_seconds: float
     ledger_ttl_seconds: int
     sentry_dsn: str | None = field(repr=False)
     trust_env: bool
@@ -132,6 +161,18 @@ def _is_redis(url: str) -> bool:
     return url.partition("://")[0] in _REDIS_SCHEMES
 
 
+def _rate_limit(value: Any) -> RateLimit | None:
+    if value == "none":
+        return None
+    matched = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if matched is None or int(matched["goals"]) < 1:
+        raise ValueError(
+            'must be a number of goals per second, minute or hour such as "50/s", "600/m" or '
+            '"9000/h", or "none"'
+        )
+    return RateLimit(int(matched["goals"]), _SECONDS[matched["unit"]])
+
+
 def _positive_seconds(value: Any) -> float:
     try:
         seconds = math.nan if isinstance(value, bool) else float(value)
@@ -180,7 +221,13 @@ SETTINGS = (
         "redis_url",
         None,
         _redis_url,
-        "Redis that holds the ledger and the dead letters; the broker's URL if that is Redis.",
+        "Redis that holds all state but the queue; the broker's URL if that is Redis.",
+    ),
+    Setting(
+        "rate_limit",
+        "50/s",
+        _rate_limit,
+        "How many goals all workers together may send: N/s, N/m, N/h, or none.",
     ),
     Setting(
         "connect_timeout_seconds",
@@ -211,6 +258,18 @@ SETTINGS = (
         "retry",
         _on_unknown,
         "What to do when a request may have been counted: retry, or dead_letter.",
+    ),
+    Setting(
+        "breaker_threshold",
+        5,
+        _positive_integer,
+        "Failures in a row, of all workers, after which none of them sends goals for a while.",
+    ),
+    Setting(
+        "breaker_cooldown_seconds",
+        5.0,
+        _positive_seconds,
+        "How long that is; then one goal is tried, and the time doubles, up to 60 seconds.",
     ),
     Setting(
         "ledger_ttl_seconds",

@@ -8,6 +8,7 @@ argument, the JSON body of the API. Everything else travels in message headers:
 ``ninja_on_unknown``   the caller's policy, absent for the worker's setting
 ``ninja_attempts``     attempts made so far, written by workers between two attempts
 ``ninja_replays``      how often a person replayed it from a dead letter
+``ninja_not_before``   set in the worker only: the ETA of a message that came with one
 ====================  ==================================================================
 """
 
@@ -28,6 +29,7 @@ from .errors import PublishError
 __all__ = [
     "ATTEMPTS_HEADER",
     "ENQUEUED_AT_HEADER",
+    "NOT_BEFORE_HEADER",
     "ON_UNKNOWN_HEADER",
     "QUEUE_NAME",
     "REDACTED_REPRESENTATION",
@@ -49,6 +51,7 @@ ENQUEUED_AT_HEADER = "ninja_enqueued_at"
 ON_UNKNOWN_HEADER = "ninja_on_unknown"
 ATTEMPTS_HEADER = "ninja_attempts"
 REPLAYS_HEADER = "ninja_replays"
+NOT_BEFORE_HEADER = "ninja_not_before"
 
 #: What Celery's messages, logs and Flower show instead of a goal, which is personal data.
 REDACTED_REPRESENTATION = {"argsrepr": "<goal>", "kwargsrepr": "{}"}
@@ -64,11 +67,15 @@ class Message:
         delivery_id: the Celery task id.
         body: the JSON body of the API.
         headers: the headers of this package.
+        retries: how often Celery has retried it.
+        priority: ``None`` for the queue's default.
     """
 
     delivery_id: str
     body: Any = field(repr=False)
     headers: Mapping[str, Any]
+    retries: int = 0
+    priority: int | None = None
 
 
 def goal_queue(app: Celery) -> Queue:
@@ -157,6 +164,8 @@ def _send(app: Celery, message: Message, **options: Any) -> None:
         headers=dict(message.headers),
         serializer="json",
         ignore_result=True,
+        retries=message.retries,
+        **({} if message.priority is None else {"priority": message.priority}),
         **REDACTED_REPRESENTATION,
         **options,
     )

@@ -15,13 +15,16 @@ from kombu.exceptions import ChannelError
 
 from .config import settings_of
 from .dead_letters.store import DeadLetterStore
-from .delivery.gate import Gate
+from .delivery.gate import LATENCY_BOUNDS, Gate
 from .delivery.outcomes import Outcome
+from .delivery.parking import Parking
 from .delivery.state import Keys, connect
 from .message import ENQUEUED_AT_HEADER, goal_queue
 from .producer import delivery_id_for
 
 __all__ = ["GoalStatus", "Statistics", "goal_status", "statistics"]
+
+_SHARES = (50, 95, 99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,8 @@ class GoalStatus:
 
     Attributes:
         delivery_id: the goal's delivery id.
-        state: ``"delivered"``, ``"dead"``, or ``"pending"``: in the broker, being delivered, or
-            never seen, because the broker cannot be asked.
+        state: ``"delivered"``, ``"parked"``, ``"dead"``, or ``"pending"``: in the broker, being
+            delivered, or never seen, because the broker cannot be asked.
         attempts: attempts made.
         possible_duplicate: whether it was sent again after an attempt that may have counted.
         delivered_at: when the API took it.
@@ -52,9 +55,6 @@ class GoalStatus:
 class Statistics:
     """All goals in numbers.
 
-    Nothing parks goals, opens a breaker or pauses delivery in this version, so ``parked``,
-    ``breaker`` and ``paused`` never change.
-
     Attributes:
         queued: messages that wait in the queue; those that a worker holds are not among them.
         parked: goals that wait in Redis for their next attempt.
@@ -64,8 +64,10 @@ class Statistics:
         unknown: attempts since the beginning that may have counted.
         breaker: ``"closed"``, ``"open"`` or ``"half_open"``.
         paused: whether a person has paused delivery.
-        oldest_pending_seconds: age of the message at the head of the queue, ``None`` if the queue
-            is empty or the broker cannot be asked.
+        oldest_pending_seconds: age of the oldest goal that is parked or at the head of the queue;
+            ``None`` if there is none, or the broker cannot be asked.
+        latency_milliseconds: how long attempts took: ``p50``, ``p95`` and ``p99`` by upper bound
+            of their bucket, ``None`` before the first attempt or beyond the last bound.
     """
 
     queued: int
@@ -77,6 +79,7 @@ class Statistics:
     breaker: str
     paused: bool
     oldest_pending_seconds: float | None
+    latency_milliseconds: dict[str, int | None]
 
 
 def goal_status(
@@ -101,17 +104,29 @@ def goal_status(
     if (delivery_id is None) == (goal_id is None or key is None):
         raise ValueError("give either delivery_id, or goal_id and key")
     wanted = delivery_id or delivery_id_for(str(goal_id), str(key))
-    with _opened(app) as (gate, store):
-        if entry := gate.ledger_entry(wanted):
+    with _opened(app) as (gate, parking, store):
+        entry = gate.ledger_entry(wanted)
+        if entry and entry.delivered_at:
             return GoalStatus(
-                wanted, "delivered", entry.attempts, entry.possible_duplicate, delivered_at=entry.at
+                wanted,
+                "delivered",
+                entry.attempts,
+                entry.possible_duplicate,
+                delivered_at=entry.delivered_at,
             )
-        if stored := store.get(wanted):
+        due_at, stored = parking.due_at(wanted), store.get(wanted)
+        attempts = entry.attempts if entry else None
+        duplicate = entry.possible_duplicate if entry else None
+        if due_at:
+            return GoalStatus(
+                wanted, "parked", attempts or 0, bool(duplicate), due_at=due_at.isoformat()
+            )
+        if stored:
             letter = stored.letter
             return GoalStatus(
                 wanted, "dead", letter.attempts, letter.possible_duplicate, reason=letter.reason
             )
-        return GoalStatus(wanted, "pending")
+        return GoalStatus(wanted, "pending", attempts, duplicate)
 
 
 def statistics(app: Celery | None = None) -> Statistics:
@@ -124,27 +139,44 @@ def statistics(app: Celery | None = None) -> Statistics:
         redis.RedisError: if the Redis that holds state does not answer.
         kombu.exceptions.OperationalError: if the broker does not answer.
     """
-    with _opened(app) as (gate, store):
-        counters, dead = gate.counters(), store.count()
-    queued, oldest = _queue(app or current_app)
+    with _opened(app) as (gate, parking, store):
+        counters, latencies = gate.counters(), gate.latencies()
+        dead, parked, parked_since = store.count(), parking.count(), parking.oldest_since()
+        breaker, paused = gate.breaker(), gate.is_paused()
+    queued, head = _queue(app or current_app)
+    parked_for = (datetime.now(UTC) - parked_since).total_seconds() if parked_since else None
     return Statistics(
         queued=queued,
-        parked=0,
+        parked=parked,
         dead=dead,
         delivered=counters.get(Outcome.DELIVERED, 0),
         attempts=counters.get("attempts", 0),
         unknown=counters.get(Outcome.UNKNOWN, 0),
-        breaker="closed",
-        paused=False,
-        oldest_pending_seconds=oldest,
+        breaker=breaker,
+        paused=paused,
+        oldest_pending_seconds=max(
+            (age for age in (head, parked_for) if age is not None), default=None
+        ),
+        latency_milliseconds={f"p{share}": _percentile(latencies, share) for share in _SHARES},
     )
 
 
 @contextmanager
-def _opened(app: Celery | None) -> Iterator[tuple[Gate, DeadLetterStore]]:
+def _opened(app: Celery | None) -> Iterator[tuple[Gate, Parking, DeadLetterStore]]:
     settings = settings_of(app or current_app)
+    keys = Keys(settings.key_prefix)
     with connect(settings) as client:
-        yield Gate(settings, client), DeadLetterStore(client, Keys(settings.key_prefix))
+        yield Gate(settings, client), Parking(client, keys), DeadLetterStore(client, keys)
+
+
+def _percentile(latencies: dict[str, int], share: int) -> int | None:
+    """Return the upper bound in milliseconds below which this share of the attempts is."""
+    wanted, seen = sum(latencies.values()) * share / 100, 0
+    for bound in LATENCY_BOUNDS:
+        seen += latencies.get(str(bound), 0)
+        if wanted and seen >= wanted:
+            return bound
+    return None
 
 
 def _queue(app: Any) -> tuple[int, float | None]:

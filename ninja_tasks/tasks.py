@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery import shared_task
+from celery.exceptions import Ignore, Retry
 
 from .dead_letters.burial import Cause, bury
+from .dead_letters.report import report_breaker
+from .delivery.gate import Answer
 from .delivery.outcomes import Verdict, transient_error
 from .delivery.record import DeliveryRecord
 from .delivery.task import DeliveryTask
@@ -36,22 +39,21 @@ def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> None:
     try:
         record = record.with_headers(self.request.headers or {})
         payload = goal_to_wire(goal_from_message(args, kwargs, created_on=record.enqueued_at))
-        if record.age_seconds(datetime.now(UTC)) > self.settings.max_age_seconds:
-            bury(self, Cause("expired", "older than max_age_seconds", "Expired"), record, payload)
+        admission = self.admit(payload, record)
+        record = admission.record
+        if admission.answer is not Answer.GO:
+            bury(self, Cause.of_answer(admission.answer), record, payload)
         attempt = self.api.post(payload, record.delivery_id)
         record = record.after(attempt)
-        self.settle(record, attempt)
+        report_breaker(self.settle(payload, record, attempt))
         verdict = self.verdict(record, attempt)
         if verdict is Verdict.RETRY:
-            self.carry(payload, record)
             raise transient_error(attempt)
         if verdict is not Verdict.DELIVERED:
             bury(self, Cause.of_attempt(verdict, attempt), record, payload)
-    except (DeadLettered, TransientError):
+    except (DeadLettered, TransientError, Retry, Ignore):
         raise
     except InvalidGoal as fault:
         bury(self, Cause("invalid", str(fault), "InvalidGoal"), record, payload)
     except Exception as error:  # noqa: BLE001 (whatever it is, the goal must not be lost)
-        # The text of an unforeseen exception could hold personal data; its class cannot.
-        name = type(error).__name__
-        bury(self, Cause("failed", f"unforeseen {name}", name), record, payload)
+        bury(self, Cause.of_unforeseen(error), record, payload)

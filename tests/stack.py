@@ -57,9 +57,11 @@ class Worker:
         pool: str,
         app: str = "ninja_tasks",
         concurrency: int = 4,
+        name: str = "worker",
     ) -> None:
-        self._log_file = directory / "worker.log"
+        self._log_file = directory / f"{name}.log"
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel=INFO"]
+        command += [f"--hostname={name}@test"]
         with self._log_file.open("wb") as log:
             self._process = subprocess.Popen(
                 [*command, f"--pool={pool}", f"--concurrency={concurrency}", *_LEAN],
@@ -67,6 +69,7 @@ class Worker:
                 env=dict(environment),
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         wait_until(self._has_started, "the worker to start")
 
@@ -88,6 +91,37 @@ class Worker:
         assert self._process.poll() is None, f"the worker ended:\n{self.log}"
         return " ready." in self.log
 
+    def kill(self) -> None:
+        """End the worker and its children as ``kill -9`` does."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def end(self) -> None:
+        """End the worker if it still runs, whatever its exit code is."""
+        if self._process.poll() is None:
+            self.kill()
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the worker and its children have taken."""
+        ticks = 0
+        for pid in self._pids():
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def memory_megabytes(self) -> float:
+        """Return the memory of the worker and its children; a page that they share counts once."""
+        kilobytes = 0
+        for pid in self._pids():
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            kilobytes += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return kilobytes / 1024
+
+    def _pids(self) -> list[int]:
+        """Return the processes of the worker's session."""
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        return [pid for pid in pids if _session_of(pid) == self._process.pid]
+
     def stop(self) -> int:
         """Ask the worker to finish what it has, and return its exit code."""
         self._process.send_signal(signal.SIGTERM)
@@ -97,6 +131,13 @@ class Worker:
             self._process.kill()
             self._process.wait()
             raise AssertionError(f"the worker did not stop:\n{self.log}") from None
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 class Kent:
@@ -116,11 +157,14 @@ class Kent:
     def dsn(self) -> str:
         return f"http://public@127.0.0.1:{self._port}/1"
 
+    def all_events(self) -> list[dict[str, Any]]:
+        """Return the newest hundred events, whole."""
+        listed = self._get("/api/eventlist/")["events"]
+        return [self._get(f"/api/event/{one['event_id']}")["payload"]["body"] for one in listed]
+
     def events(self, delivery_id: str) -> list[dict[str, Any]]:
         """Return the events about one goal, whole."""
-        listed = self._get("/api/eventlist/")["events"]
-        events = [self._get(f"/api/event/{one['event_id']}")["payload"]["body"] for one in listed]
-        return [event for event in events if delivery_id in json.dumps(event)]
+        return [event for event in self.all_events() if delivery_id in json.dumps(event)]
 
     def stop(self) -> None:
         self._process.terminate()

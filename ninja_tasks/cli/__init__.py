@@ -26,6 +26,8 @@ _COMMANDS = {
     "demo": "demo",
     "enqueue": "importing",
     "fake-api": "fake_api",
+    "pause": "operations",
+    "resume": "operations",
     "stats": "operations",
     "status": "operations",
 }

@@ -1,15 +1,24 @@
-"""``status`` and ``stats``: where one goal is, and all goals in numbers."""
+"""Operating it: where one goal is, all goals in numbers, and stopping and starting delivery."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 import click
 
+from ..config import settings_of
+from ..delivery.gate import Gate
+from ..delivery.state import connect
 from ..status import goal_status, statistics
-from .output import as_json_option, print_json, print_table
+from .output import as_json_option, print_json, print_table, say, watch_table
 
-__all__ = ["stats", "status"]
+__all__ = ["pause", "resume", "stats", "status"]
+
+_WATCH_SECONDS = 1.0
 
 
 @click.command()
@@ -26,7 +35,7 @@ def status(
     key: str | None,
     as_json: bool,
 ) -> None:
-    """Show where one goal is: delivered, dead or pending.
+    """Show where one goal is: delivered, parked, dead or pending.
 
     Pending means in the broker, being delivered, or never seen: the broker cannot be asked.
     """
@@ -41,12 +50,53 @@ def status(
 
 
 @click.command()
+@click.option("--watch", is_flag=True, help="Again every second, until it is interrupted.")
 @as_json_option
 @click.pass_context
-def stats(ctx: click.Context, *, as_json: bool) -> None:
-    """Show all goals in numbers."""
-    numbers = asdict(statistics(ctx.obj.app))
+def stats(ctx: click.Context, *, watch: bool, as_json: bool) -> None:
+    """Show all goals in numbers.
+
+    With --watch and --json it writes one object on one line every second.
+    """
     if as_json:
-        print_json(numbers)
+        print_json(asdict(statistics(ctx.obj.app)))
+        while watch:
+            time.sleep(_WATCH_SECONDS)
+            print_json(asdict(statistics(ctx.obj.app)))
+    elif watch:
+        watch_table(lambda: _table(ctx.obj.app), _WATCH_SECONDS)
     else:
-        print_table("Goals", ("", "number"), list(numbers.items()))
+        print_table(*_table(ctx.obj.app))
+
+
+@click.command()
+@click.pass_context
+def pause(ctx: click.Context) -> None:
+    """Stop sending goals until resume; they wait in the queue, and no attempt is spent."""
+    with _gate(ctx) as gate:
+        gate.pause()
+    say("paused: workers stop within a few seconds; go on with: ninja-tasks resume")
+
+
+@click.command()
+@click.pass_context
+def resume(ctx: click.Context) -> None:
+    """Send goals again after pause."""
+    with _gate(ctx) as gate:
+        gate.resume()
+    say("resumed: workers go on within a few seconds")
+
+
+@contextmanager
+def _gate(ctx: click.Context) -> Iterator[Gate]:
+    settings = settings_of(ctx.obj.app)
+    with connect(settings) as client:
+        yield Gate(settings, client)
+
+
+def _table(app: Any) -> tuple[str, tuple[str, str], list[tuple[str, object]]]:
+    numbers = asdict(statistics(app))
+    latency = numbers.pop("latency_milliseconds")
+    rows: list[tuple[str, object]] = [(name.replace("_", " "), numbers[name]) for name in numbers]
+    rows += [(f"latency {share} (ms, at most)", bound) for share, bound in latency.items()]
+    return "Goals", ("", "number"), rows

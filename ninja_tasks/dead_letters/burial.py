@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, NoReturn
 
+import redis
+
+from ..delivery.gate import Answer
 from ..delivery.outcomes import Attempt
 from ..delivery.record import DeliveryRecord
 from ..delivery.state import Keys, until_stored
 from ..delivery.task import DeliveryTask
 from ..errors import DeadLettered
-from .report import new_event_id, report
+from .report import Reporter
 from .store import DeadLetter, DeadLetterStore
 
 __all__ = ["Cause", "bury"]
@@ -36,10 +40,31 @@ class Cause:
     excerpt: str = ""
 
     @classmethod
+    def of_answer(cls, answer: Answer) -> Cause:
+        """Return the cause that made the gate give a goal up."""
+        return _CAUSES[answer]
+
+    @classmethod
+    def of_unforeseen(cls, error: Exception) -> Cause:
+        """Return the cause of an exception that no rule names.
+
+        Its text could hold personal data; the name of its class cannot.
+        """
+        name = type(error).__name__
+        return cls("failed", f"unforeseen {name}", name)
+
+    @classmethod
     def of_attempt(cls, reason: str, attempt: Attempt) -> Cause:
         """Return the cause that an attempt showed."""
         error_class = attempt.error or attempt.outcome.value
         return cls(reason, attempt.cause, error_class, attempt.status, attempt.excerpt)
+
+
+_CAUSES = {
+    Answer.EXPIRED: Cause("expired", "older than max_age_seconds", "Expired"),
+    Answer.EXHAUSTED: Cause("exhausted", "max_attempts were made", "Exhausted"),
+    Answer.DOUBT: Cause("unknown", "its worker was lost during the request", "WorkerLost"),
+}
 
 
 def bury(task: DeliveryTask, cause: Cause, record: DeliveryRecord, payload: Any) -> NoReturn:
@@ -55,10 +80,17 @@ def bury(task: DeliveryTask, cause: Cause, record: DeliveryRecord, payload: Any)
         DeadLettered: always; Celery acknowledges the message after it.
     """
     letter = _letter(cause, record, payload, task.request.hostname)
-    store = DeadLetterStore(task.state, Keys(task.settings.key_prefix))
+    store, reporter = _offices(task.state, task.settings.key_prefix)
     until_stored(lambda: store.put(letter), letter.delivery_id)
-    report(letter)
+    reporter.tell(letter, store)
     raise DeadLettered(letter.delivery_id, letter.reason)
+
+
+@cache
+def _offices(client: redis.Redis, key_prefix: str) -> tuple[DeadLetterStore, Reporter]:
+    """Return the one store and the one reporter of this process."""
+    keys = Keys(key_prefix)
+    return DeadLetterStore(client, keys), Reporter(client, keys)
 
 
 def _letter(cause: Cause, record: DeliveryRecord, payload: Any, worker: str | None) -> DeadLetter:
@@ -80,6 +112,6 @@ def _letter(cause: Cause, record: DeliveryRecord, payload: Any, worker: str | No
         last_attempt_at=record.history[-1].at if record.history else None,
         died_at=datetime.now(UTC).isoformat(),
         worker=worker,
-        sentry_event_id=new_event_id(),
+        sentry_event_id=None,
         replays=record.replays,
     )

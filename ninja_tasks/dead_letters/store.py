@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import redis
 
 from ..delivery.record import AttemptLine
+from ..delivery.scripts import registered
 from ..delivery.state import Keys
 from ..message import batches
 
@@ -33,20 +34,6 @@ REASONS = (
 )
 
 _PAGE = 500
-
-#: Removes letters that are still the ones that were read: a replayed goal may have died again.
-#: KEYS letters, times; ARGV pairs of delivery id and document. Returns how many were removed.
-_REMOVE_UNCHANGED = """
-local removed = 0
-for i = 1, #ARGV, 2 do
-  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
-    redis.call('HDEL', KEYS[1], ARGV[i])
-    redis.call('ZREM', KEYS[2], ARGV[i])
-    removed = removed + 1
-  end
-end
-return removed
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +60,8 @@ class DeadLetter:
         last_attempt_at: likewise.
         died_at: when the letter was written.
         worker: name of the worker that wrote it.
-        sentry_event_id: id of the event that was handed to Sentry; no proof that it arrived.
+        sentry_event_id: id of the event that told Sentry of this letter, ``None`` if only its
+            number was told, with others of its class; no proof that it arrived.
         replays: how often the goal was replayed before it died this time.
     """
 
@@ -132,7 +120,8 @@ class DeadLetterStore:
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._remove_unchanged: Callable[..., Any] = client.register_script(_REMOVE_UNCHANGED)
+        self._remove_unchanged: Callable[..., Any] = registered(client, "remove_letters")
+        self._replace_unchanged: Callable[..., Any] = registered(client, "replace_letter")
 
     def put(self, letter: DeadLetter) -> None:
         """Write a letter; one with the same delivery id is overwritten."""
@@ -141,6 +130,14 @@ class DeadLetterStore:
             pipeline.hset(self._keys.letters, letter.delivery_id, _document(letter))
             pipeline.zadd(self._keys.letter_times, {letter.delivery_id: died_at})
             pipeline.execute()
+
+    def note_event(self, letter: DeadLetter, event_id: str) -> None:
+        """Write into a letter which Sentry event told of it, unless the letter has changed."""
+        told = replace(letter, sentry_event_id=event_id)
+        self._replace_unchanged(
+            keys=[self._keys.letters],
+            args=[letter.delivery_id, _document(letter), _document(told)],
+        )
 
     def get(self, delivery_id: str) -> StoredLetter | None:
         """Return one letter, ``None`` if there is none with this id."""

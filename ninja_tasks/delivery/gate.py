@@ -1,84 +1,297 @@
-"""The gate: what is written when an attempt is over, in one round trip.
+"""The gate: may a goal be sent now, and what came of it. One round trip for each question.
 
-``settle`` writes the counters, and for a delivered goal its ledger entry, which is the only proof
-of delivery there is: the API gives no receipt. The ledger holds no personal data.
+``admit`` asks before an attempt. It looks, in this order, whether the goal is delivered, is being
+sent by another worker, or is parked; whether it has been given up; whether delivery is paused, held
+by the API (``Retry-After``) or stopped by the breaker; and when the shared limit has a slot for it.
+If it may go, it is claimed: a lease as long as the timeouts and a margin, so that two copies of a
+goal never go at once. A lease that ends without ``settle`` means that the worker was lost, and that
+the goal may have been counted.
+
+``settle`` writes the goal's page in the ledger, the breaker's state, the counters and the latency.
+
+The limit is the generic cell rate algorithm (ITU-T I.371, annex A): it hands out the time of a
+slot, so whoever waits for one waits once. The breaker opens after some failures in a row, lets one
+goal through after a pause, and doubles the pause until that goal succeeds. The clock is Redis'.
+
+A page of the ledger holds no personal data. A delivered goal's page is the only proof of delivery
+there is: the API gives no receipt.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
 
 import redis
 
 from ..config import Settings
-from .outcomes import Attempt, Outcome
+from .outcomes import Attempt
 from .record import DeliveryRecord
-from .state import Keys, until_stored
+from .scripts import registered
+from .state import Keys
 
-__all__ = ["Gate", "LedgerEntry"]
+__all__ = [
+    "LATENCY_BOUNDS",
+    "Admission",
+    "Answer",
+    "BreakerNews",
+    "Gate",
+    "Intake",
+    "LedgerEntry",
+]
+
+#: Upper bounds of the buckets in which attempts are counted by their duration, in milliseconds.
+LATENCY_BOUNDS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000)
+
+#: For what happens between the claim and the request, and after the last byte of an answer.
+_LEASE_MARGIN_SECONDS = 10.0
+#: A goal that comes later than this to its slot has lost it, or late ones would add up to a burst.
+_SLOT_LATENESS_MILLISECONDS = 250
+_LONGEST_COOLDOWN_SECONDS = 60.0
+_LONG_OUTAGE_SECONDS = 30.0
+_TURN_MILLISECONDS = 3000
+#: Goals are left in the queue while those that were taken fill the limit for as long as this.
+_LIMIT_BACKLOG_MILLISECONDS = 10_000
+
+
+class Answer(StrEnum):
+    """What the gate says to a goal."""
+
+    GO = "go"
+    DELIVERED = "delivered"
+    PARKED = "parked"
+    BUSY = "busy"
+    EXPIRED = "expired"
+    DOUBT = "doubt"
+    EXHAUSTED = "exhausted"
+    PAUSED = "paused"
+    HOLD = "hold"
+    BREAKER = "breaker"
+    WAIT = "wait"
+
+
+class Intake(StrEnum):
+    """Whether a worker should take goals from the queue, and if not, why."""
+
+    OPEN = "open"
+    PROBE = "probe"
+    PAUSED = "paused"
+    HOLD = "hold"
+    BREAKER = "breaker"
+    LIMIT = "limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The gate's answer to one goal.
+
+    Attributes:
+        answer: what it says.
+        record: the goal's record, with what the ledger knows beyond it.
+        wait_seconds: after which it is worth asking again.
+    """
+
+    answer: Answer
+    record: DeliveryRecord
+    wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerNews:
+    """What people should hear of the breaker.
+
+    Attributes:
+        recovered: whether the API answers again; otherwise it has been silent for long.
+        seconds: how long ago the breaker opened.
+    """
+
+    recovered: bool
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """What is remembered of a delivered goal.
+    """What is remembered of a goal.
 
     Attributes:
-        at: when the answer came, ISO 8601 in UTC.
+        delivered_at: when the answer came, ISO 8601 in UTC; ``None`` before that.
         attempts: attempts made, the successful one included.
         possible_duplicate: whether it was sent again after an attempt that may have counted.
     """
 
-    at: str
+    delivered_at: str | None
     attempts: int
     possible_duplicate: bool
 
 
 class Gate:
-    """Keeps the books of deliveries in Redis; safe to share between threads.
+    """Admits goals and keeps the books in Redis; safe to share between threads.
 
     Args:
-        settings: ``key_prefix`` and ``ledger_ttl_seconds`` are used.
+        settings: limits, timeouts, the breaker's numbers and ``key_prefix`` are used.
         client: of the state's Redis.
     """
 
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         self._keys = Keys(settings.key_prefix)
-        self._ledger_ttl_seconds = settings.ledger_ttl_seconds
         self._client = client
+        self._scripts: dict[str, Callable[..., Any]] = {
+            name: registered(client, name) for name in ("admit", "settle", "intake", "breaker")
+        }
+        rate = settings.rate_limit
+        self._interval = rate.interval_milliseconds if rate else 0.0
+        self._tolerance = (rate.burst - 1) * self._interval if rate else 0.0
+        self._limiter = self._keys.limiter(f"{self._interval:g}")
+        self._life = settings.ledger_ttl_seconds * 1000
+        self._lease_milliseconds = 1000 * (
+            settings.connect_timeout_seconds + settings.read_timeout_seconds + _LEASE_MARGIN_SECONDS
+        )
+        self._settings = settings
 
-    def settle(self, record: DeliveryRecord, attempt: Attempt, now: datetime) -> None:
-        """Write what came of an attempt, and return only when Redis has it.
+    def admit(
+        self, record: DeliveryRecord, token: str, *, expired: bool, stop_on_doubt: bool
+    ) -> Admission:
+        """Ask whether a goal may be sent now, and claim it if so.
+
+        Args:
+            record: as the message tells it.
+            token: of this execution of the task; asking again with it continues the same claim.
+            expired: whether the goal is too old to be sent.
+            stop_on_doubt: whether an attempt that the message does not know of ends the delivery.
+
+        Raises:
+            redis.RedisError: if Redis does not answer; the goal must not be sent then.
+        """
+        answer, wait, made, charged, doubtful, duplicate, lost_at = self._scripts["admit"](
+            keys=[
+                self._keys.page(record.delivery_id),
+                self._keys.parked_times,
+                self._keys.gate,
+                self._limiter,
+            ],
+            args=[
+                record.delivery_id,
+                token,
+                self._lease_milliseconds,
+                self._interval,
+                self._tolerance,
+                _SLOT_LATENESS_MILLISECONDS,
+                self._life,
+                int(expired),
+                int(stop_on_doubt),
+                self._settings.max_attempts,
+                *_counts(record),
+                record.replays,
+            ],
+        )
+        if int(lost_at):
+            record = record.with_lost_attempt(_moment(lost_at))
+        record = record.merged(
+            made=made, charged=charged, doubtful=doubtful, possible_duplicate=bool(duplicate)
+        )
+        return Admission(Answer(answer), record, wait / 1000)
+
+    def settle(self, record: DeliveryRecord, attempt: Attempt, token: str) -> BreakerNews | None:
+        """Write what came of an attempt; safe to repeat.
 
         Args:
             record: with this attempt in it.
             attempt: the attempt that is over.
-            now: aware datetime of its end.
-        """
-        until_stored(lambda: self._settle(record, attempt, now), record.delivery_id)
+            token: with which the goal was admitted.
 
-    def _settle(self, record: DeliveryRecord, attempt: Attempt, now: datetime) -> None:
-        with self._client.pipeline() as pipeline:
-            pipeline.hincrby(self._keys.counters, "attempts", 1)
-            pipeline.hincrby(self._keys.counters, attempt.outcome.value, 1)
-            if attempt.outcome is Outcome.DELIVERED:
-                entry = LedgerEntry(now.isoformat(), record.made, record.possible_duplicate)
-                pipeline.set(
-                    self._keys.ledger(record.delivery_id),
-                    json.dumps(list(asdict(entry).values()), separators=(",", ":")),
-                    ex=self._ledger_ttl_seconds,
-                )
-            pipeline.execute()
+        Raises:
+            redis.RedisError: if Redis did not confirm it; to be repeated then.
+        """
+        settings = self._settings
+        news, milliseconds = self._scripts["settle"](
+            keys=[
+                self._keys.page(record.delivery_id),
+                self._keys.gate,
+                self._keys.counters,
+                self._keys.latencies,
+                self._keys.letters,
+                self._keys.letter_times,
+            ],
+            args=[
+                record.delivery_id,
+                token,
+                attempt.outcome.value,
+                *_counts(record),
+                record.replays,
+                self._life,
+                int(attempt.feeds_breaker),
+                round((attempt.retry_after_seconds or 0) * 1000),
+                settings.breaker_threshold,
+                settings.breaker_cooldown_seconds * 1000,
+                _LONGEST_COOLDOWN_SECONDS * 1000,
+                _LONG_OUTAGE_SECONDS * 1000,
+                _bucket(attempt.milliseconds),
+            ],
+        )
+        return BreakerNews(news == "recovered", milliseconds / 1000) if news else None
+
+    def intake(self, worker: str) -> tuple[Intake, float]:
+        """Return whether a worker should take goals, and for how many seconds that is certain.
+
+        Args:
+            worker: its name; while the breaker tries one goal, only one worker takes some.
+        """
+        state, milliseconds = self._scripts["intake"](
+            keys=[self._keys.gate, self._limiter],
+            args=[worker, _TURN_MILLISECONDS, self._tolerance, _LIMIT_BACKLOG_MILLISECONDS],
+        )
+        return Intake(state), milliseconds / 1000
+
+    def pause(self) -> None:
+        """Stop all delivery until :meth:`resume`."""
+        self._client.hset(self._keys.gate, "paused", "1")
+
+    def resume(self) -> None:
+        """End a pause."""
+        self._client.hdel(self._keys.gate, "paused")
+
+    def is_paused(self) -> bool:
+        """Return whether a person has paused delivery."""
+        return bool(self._client.hexists(self._keys.gate, "paused"))
+
+    def breaker(self) -> str:
+        """Return ``"closed"``, ``"open"`` or ``"half_open"``: the pause is over, one goal tries."""
+        state: str = self._scripts["breaker"](keys=[self._keys.gate])
+        return state
 
     def ledger_entry(self, delivery_id: str) -> LedgerEntry | None:
-        """Return what is remembered of a delivered goal, ``None`` if nothing is."""
-        text = self._client.get(self._keys.ledger(delivery_id))
-        return None if text is None else LedgerEntry(*json.loads(text))
+        """Return what is remembered of a goal, ``None`` if nothing is."""
+        text = self._client.get(self._keys.page(delivery_id))
+        if text is None:
+            return None
+        kind, *words = str(text).split()
+        if kind == "d":
+            at, made, duplicate, _token = words
+            return LedgerEntry(_moment(at).isoformat(), int(made), duplicate == "1")
+        return LedgerEntry(None, int(words[0]), words[3] == "1")
 
     def counters(self) -> dict[str, int]:
         """Return the counters since the beginning: attempts, and attempts by outcome."""
-        return {
-            str(name): int(value)
-            for name, value in self._client.hgetall(self._keys.counters).items()
-        }
+        return self._numbers(self._keys.counters)
+
+    def latencies(self) -> dict[str, int]:
+        """Return how many attempts took at most so long: by upper bound in ms, or ``"inf"``."""
+        return self._numbers(self._keys.latencies)
+
+    def _numbers(self, key: str) -> dict[str, int]:
+        return {str(name): int(value) for name, value in self._client.hgetall(key).items()}
+
+
+def _counts(record: DeliveryRecord) -> tuple[int, int, int, int]:
+    return record.made, record.charged, record.doubtful, int(record.possible_duplicate)
+
+
+def _bucket(milliseconds: int) -> str:
+    return next((str(bound) for bound in LATENCY_BOUNDS if milliseconds <= bound), "inf")
+
+
+def _moment(milliseconds: str) -> datetime:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)

@@ -83,11 +83,23 @@ class Attempt:
     excerpt: str = ""
 
     @property
+    def phase(self) -> str:
+        """How far it came: ``connect`` (nothing written), ``send`` (no answer) or ``answer``."""
+        if self.status is not None:
+            return "answer"
+        return "connect" if self.outcome is Outcome.NOT_SENT else "send"
+
+    @property
     def charged(self) -> bool:
         """Whether it counts towards ``max_attempts``: a 429 is the API's limit, not a failure."""
         return self.outcome in (Outcome.NOT_SENT, Outcome.UNKNOWN) or (
             self.outcome is Outcome.REFUSED and self.status not in _NEVER_CHARGED
         )
+
+    @property
+    def feeds_breaker(self) -> bool:
+        """Whether it shows that the API is ill; a 429 shows that it is well and busy."""
+        return self.charged
 
     @property
     def cause(self) -> str:

@@ -6,7 +6,7 @@ Between attempts the record travels in the message's headers, so it survives the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,15 +20,28 @@ __all__ = ["AttemptLine", "DeliveryRecord"]
 #: The first attempt and this many of the last are kept.
 _LAST_ATTEMPTS = 10
 
+_PHASES = ("connect", "send", "answer")
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptLine:
-    """One line of the history: when (ISO 8601), outcome, HTTP status, milliseconds."""
+    """One line of the history.
+
+    Attributes:
+        at: when the attempt began, ISO 8601.
+        outcome: what it meant.
+        status: HTTP status, ``None`` without an answer.
+        milliseconds: how long it took, ``None`` for one whose worker was lost.
+        phase: how far it came: ``"connect"``, ``"send"`` or ``"answer"``.
+        error: name of the exception's class where there was no answer.
+    """
 
     at: str
     outcome: str
     status: int | None
-    milliseconds: int
+    milliseconds: int | None
+    phase: str = "answer"
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +113,7 @@ class DeliveryRecord:
                 "charged": self.charged,
                 "doubtful": self.doubtful,
                 "possible_duplicate": self.possible_duplicate,
-                "history": [
-                    [line.at, line.outcome, line.status, line.milliseconds] for line in self.history
-                ],
+                "history": [list(astuple(line)) for line in self.history],
             }
         return headers
 
@@ -113,8 +124,9 @@ class DeliveryRecord:
             attempt.outcome.value,
             attempt.status,
             attempt.milliseconds,
+            attempt.phase,
+            attempt.error,
         )
-        history = (*self.history, line)
         sent_again = self.doubtful > 0 and attempt.outcome is not Outcome.NOT_SENT
         return replace(
             self,
@@ -122,8 +134,39 @@ class DeliveryRecord:
             charged=self.charged + attempt.charged,
             doubtful=self.doubtful + (attempt.outcome is Outcome.UNKNOWN),
             possible_duplicate=self.possible_duplicate or sent_again,
-            history=history[:1] + history[1:][-_LAST_ATTEMPTS:],
+            history=self._history_with(line),
         )
+
+    def with_lost_attempt(self, at: datetime) -> DeliveryRecord:
+        """Return the record with an attempt whose worker ended before it could say what came of it.
+
+        Args:
+            at: when that worker began it.
+        """
+        line = AttemptLine(at.isoformat(), Outcome.UNKNOWN.value, None, None, "send", "WorkerLost")
+        return replace(
+            self,
+            made=self.made + 1,
+            charged=self.charged + 1,
+            doubtful=self.doubtful + 1,
+            history=self._history_with(line),
+        )
+
+    def merged(
+        self, *, made: int, charged: int, doubtful: int, possible_duplicate: bool
+    ) -> DeliveryRecord:
+        """Return the record with at least these counts: a message can be older than the ledger."""
+        return replace(
+            self,
+            made=max(self.made, made),
+            charged=max(self.charged, charged),
+            doubtful=max(self.doubtful, doubtful),
+            possible_duplicate=self.possible_duplicate or possible_duplicate,
+        )
+
+    def _history_with(self, line: AttemptLine) -> tuple[AttemptLine, ...]:
+        history = (*self.history, line)
+        return history[:1] + history[1:][-_LAST_ATTEMPTS:]
 
     def replayed(self, now: datetime) -> DeliveryRecord:
         """Return the record of a goal that a person sends again: it is new but for its past."""
@@ -147,10 +190,16 @@ def _count(value: Any) -> int:
     return value
 
 
-def _line(at: Any, outcome: Any, status: Any, milliseconds: Any) -> AttemptLine:
+def _line(
+    at: Any, outcome: Any, status: Any, milliseconds: Any, phase: Any = "answer", error: Any = None
+) -> AttemptLine:
+    if phase not in _PHASES or not (error is None or isinstance(error, str)):
+        raise ValueError("a phase is one of three words, and an error a class's name")
     return AttemptLine(
         at=datetime.fromisoformat(at).isoformat(),
         outcome=Outcome(outcome).value,
         status=None if status is None else _count(status),
-        milliseconds=_count(milliseconds),
+        milliseconds=None if milliseconds is None else _count(milliseconds),
+        phase=phase,
+        error=error,
     )

@@ -39,9 +39,43 @@ class Keys:
 
     prefix: str
 
-    def ledger(self, delivery_id: str) -> str:
-        """Return the key of a delivered goal's ledger entry."""
+    def page(self, delivery_id: str) -> str:
+        """Return the key of a goal's page in the ledger."""
         return f"{self.prefix}l:{delivery_id}"
+
+    def limiter(self, name: str) -> str:
+        """Return the key of the time up to which the slots of a rate limit are taken."""
+        return f"{self.prefix}limit:{name}"
+
+    @property
+    def gate(self) -> str:
+        """Hash of the breaker's state, the hold and the pause."""
+        return f"{self.prefix}gate"
+
+    @property
+    def parked(self) -> str:
+        """Hash of parked goals as JSON, by delivery id."""
+        return f"{self.prefix}parked"
+
+    @property
+    def parked_times(self) -> str:
+        """Sorted set of the delivery ids of parked goals, by due time in milliseconds."""
+        return f"{self.prefix}parked:due"
+
+    @property
+    def parked_since(self) -> str:
+        """Sorted set of the same, by the time of enqueueing."""
+        return f"{self.prefix}parked:since"
+
+    @property
+    def latencies(self) -> str:
+        """Hash of attempts by the bucket of their duration."""
+        return f"{self.prefix}latencies"
+
+    @property
+    def reports(self) -> str:
+        """Hash of what Sentry was told, by class of dead letter."""
+        return f"{self.prefix}reports"
 
     @property
     def counters(self) -> str:

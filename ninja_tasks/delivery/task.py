@@ -1,25 +1,46 @@
-"""The base class of ``reach_goal``: what it holds in each process, and how it retries."""
+"""The base class of ``reach_goal``: what it holds in each process, how it waits and retries."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from typing import Any
+from secrets import token_hex
+from typing import Any, NoReturn
 
 import redis
 from celery import Task
+from celery.exceptions import Ignore, Retry
 
 from ..config import Settings, settings_of
-from ..errors import TransientError
-from ..message import QUEUE_NAME, REDACTED_REPRESENTATION
+from ..errors import InvalidGoal, TransientError
+from ..message import NOT_BEFORE_HEADER, QUEUE_NAME, REDACTED_REPRESENTATION
 from .client import SalesNinja
-from .gate import Gate
+from .gate import Admission, Answer, BreakerNews, Gate
 from .outcomes import Attempt, Verdict, decide
+from .parking import ParkedGoal, Parking
 from .record import DeliveryRecord
-from .state import connect, until_stored
+from .state import Keys, connect, until_stored
 
 __all__ = ["DeliveryTask"]
+
+logger = logging.getLogger(__name__)
+
+#: A longer wait for the rate limit is spent in Redis, not in a worker's slot.
+_LONGEST_SLEEP_SECONDS = 3.0
+#: A parked goal is back so long before its slot: the mover and the queue take their time.
+_BACK_EARLY_SECONDS = 2.5
+
+_ENDED = (Answer.GO, Answer.EXPIRED, Answer.DOUBT, Answer.EXHAUSTED)
+_ELSEWHERE = (Answer.DELIVERED, Answer.PARKED)
+_WHY_HELD = {
+    Answer.BUSY: "is being sent by another worker",
+    Answer.PAUSED: "delivery is paused",
+    Answer.HOLD: "the API asked all workers to wait",
+    Answer.BREAKER: "the API does not answer",
+}
 
 
 class DeliveryTask(Task):  # type: ignore[misc]
@@ -39,6 +60,8 @@ class DeliveryTask(Task):  # type: ignore[misc]
     ignore_result = True
     queue = QUEUE_NAME
     serializer = "json"
+    #: Named, not imported: only a worker needs it.
+    Strategy = "ninja_tasks.worker.strategy:without_eta"
 
     @cached_property
     def settings(self) -> Settings:
@@ -60,40 +83,116 @@ class DeliveryTask(Task):  # type: ignore[misc]
         """The HTTP client."""
         return SalesNinja(self.settings)
 
+    @cached_property
+    def parking(self) -> Parking:
+        """Where goals wait."""
+        return Parking(self.state, Keys(self.settings.key_prefix))
+
     def apply_async(
         self, args: Any = None, kwargs: Any = None, *positional: Any, **options: Any
     ) -> Any:
-        """Publish as Celery does, without the arguments' text, which Flower and logs would show.
+        """Publish as Celery does, without the arguments' text; park what Celery retries.
 
-        A retry is published until the broker takes it: Celery would drop the goal instead.
+        Celery would hold a retry in a worker's memory, and drop it if the broker refused it.
         """
-        publish = partial(
-            super().apply_async, args, kwargs, *positional, **{**options, **REDACTED_REPRESENTATION}
-        )
-        return until_stored(publish, self.request.id) if options.get("retries") else publish()
+        if options.get("retries"):
+            return self._park(options["countdown"], retries=options["retries"])
+        return super().apply_async(args, kwargs, *positional, **options, **REDACTED_REPRESENTATION)
 
     def retry(self, *, exc: TransientError, countdown: float, **options: Any) -> Any:
-        """Let Celery retry, but not before the time that the API asked for.
+        """Let Celery retry, but not before the time that the API asked for."""
+        countdown = max(countdown, exc.retry_after_seconds or 0)
+        return super().retry(exc=exc, countdown=countdown, **options)
 
-        The next attempt gets the goal as it is known now, with its time, and its record.
-        """
-        carried = self.request.carried
-        return super().retry(
-            args=carried["args"],
-            kwargs={},
-            headers=carried["headers"],
-            exc=exc,
-            countdown=max(countdown, exc.retry_after_seconds or 0),
-            **options,
+    def _carry(self, body: Mapping[str, Any], record: DeliveryRecord) -> None:
+        """Set what the goal's next message has, if it needs one."""
+        self.request.carried = body, record
+
+    def _park(self, seconds: float, *, retries: int) -> None:
+        """Let the goal wait in Redis; returns when it is stored."""
+        body, record = self.request.carried
+        priority = (self.request.delivery_info or {}).get("priority") or None
+        goal = ParkedGoal(body, record.headers(), retries, priority)
+        until_stored(
+            lambda: self.parking.park(
+                record.delivery_id, goal, enqueued_at=record.enqueued_at, seconds=seconds
+            ),
+            record.delivery_id,
         )
 
-    def carry(self, body: Mapping[str, Any], record: DeliveryRecord) -> None:
-        """Set what the next attempt gets if this one ends in a retry."""
-        self.request.carried = {"args": (body,), "headers": record.headers()}
+    def _hold(self, seconds: float, why: str) -> NoReturn:
+        """Let the goal wait without an attempt, and end this execution of the task.
 
-    def settle(self, record: DeliveryRecord, attempt: Attempt) -> None:
-        """Write down what came of an attempt; returns when it is stored."""
-        self.gate.settle(record, attempt, datetime.now(UTC))
+        Raises:
+            celery.exceptions.Retry: always; Celery acknowledges the message after it.
+        """
+        self._park(seconds, retries=self.request.retries)
+        raise Retry(why, when=round(seconds))
+
+    def _hold_until_eta(self) -> None:
+        """Park a goal that came with an ETA in the future.
+
+        Raises:
+            InvalidGoal: if the ETA is no time.
+        """
+        text = (self.request.headers or {}).get(NOT_BEFORE_HEADER)
+        if text is None:
+            return
+        try:
+            eta = datetime.fromisoformat(text)
+        except (TypeError, ValueError):
+            raise InvalidGoal({"eta": ["must be a time in ISO 8601, or absent"]}) from None
+        seconds = (eta.replace(tzinfo=eta.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        if seconds > 0:
+            self._hold(seconds, "waits for its ETA")
+
+    def admit(self, body: Mapping[str, Any], record: DeliveryRecord) -> Admission:
+        """Wait until the goal may be sent, or has been given up; a long wait is parked.
+
+        Raises:
+            celery.exceptions.Retry: after the goal was parked.
+            celery.exceptions.Ignore: if another copy of the goal is delivered or parked.
+            InvalidGoal: if the message has an ETA that is no time.
+        """
+        self._carry(body, record)
+        self._hold_until_eta()
+        self.request.token = token_hex(4)
+        on_unknown = record.on_unknown or self.settings.on_unknown
+        while True:
+            expired = record.age_seconds(datetime.now(UTC)) > self.settings.max_age_seconds
+            ask = partial(
+                self.gate.admit,
+                record,
+                self.request.token,
+                expired=expired,
+                stop_on_doubt=on_unknown == "dead_letter",
+            )
+            admission = until_stored(ask, record.delivery_id)
+            self._carry(body, admission.record)
+            if admission.answer in _ENDED:
+                return admission
+            if admission.answer in _ELSEWHERE:
+                logger.info("goal %s is %s already", record.delivery_id, admission.answer)
+                raise Ignore
+            if admission.answer is not Answer.WAIT:
+                self._hold(admission.wait_seconds, _WHY_HELD[admission.answer])
+            if admission.wait_seconds > _LONGEST_SLEEP_SECONDS:
+                self._hold(admission.wait_seconds - _BACK_EARLY_SECONDS, "waits for the rate limit")
+            time.sleep(admission.wait_seconds)
+
+    def settle(
+        self, body: Mapping[str, Any], record: DeliveryRecord, attempt: Attempt
+    ) -> BreakerNews | None:
+        """Write down what came of an attempt; returns when it is stored.
+
+        Args:
+            body: the JSON body of the API, for the next message if there is one.
+            record: with this attempt in it.
+            attempt: the attempt that is over.
+        """
+        self._carry(body, record)
+        write = partial(self.gate.settle, record, attempt, self.request.token)
+        return until_stored(write, record.delivery_id)
 
     def verdict(self, record: DeliveryRecord, attempt: Attempt) -> Verdict:
         """Return what happens to the goal after its last attempt."""

@@ -49,6 +49,7 @@ def assert_told_once_without_personal_data(
 ) -> None:
     """The event of a later letter has come, so a second one of this goal would be there too."""
     wait_until(lambda: system.kent.events(delivery_id), f"Sentry to hear of {delivery_id}")
+    system.let_sentry_hear()
     later = enqueue(system, customer_id=script(system, then=418))
     wait_until(lambda: system.kent.events(later), "Sentry to hear of a later letter")
     (event,) = system.kent.events(delivery_id)
@@ -120,6 +121,7 @@ def test_retry_after_is_waited_for(system: System) -> None:
 
 
 def test_a_rejected_goal_is_a_dead_letter_at_once(system: System) -> None:
+    system.let_sentry_hear()
     customer_id = script(system, then=Answer(400, body=ECHO))
     delivery_id = enqueue(system, customer_id=customer_id)
     status = system.status_when(delivery_id, "dead")
@@ -144,6 +146,7 @@ def test_a_redirect_is_not_followed(system: System) -> None:
 
 def test_an_invalid_body_by_bare_send_task_is_a_dead_letter(system: System) -> None:
     customer_id = str(uuid.uuid4())
+    system.let_sentry_hear()
     body = {"GoalId": GOAL_ID, "CustomerId": customer_id, "Ip": "999", "Page": {"a": SECRET}}
     sent = system.app.send_task("ninja_tasks.reach_goal", args=[body], queue="ninja_tasks")
     status = system.status_when(sent.id, "dead")
@@ -173,6 +176,7 @@ def test_wrong_arguments_are_a_dead_letter(
 
 
 def test_exhausted_retries_are_a_dead_letter(system: System) -> None:
+    system.let_sentry_hear()
     customer_id = script(system, then=503)
     delivery_id = enqueue(system, customer_id=customer_id)
     status = system.status_when(delivery_id, "dead")

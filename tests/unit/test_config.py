@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from ninja_tasks.config import API_PATH, SETTINGS, Setting, Settings, load_settings
+from ninja_tasks.config import API_PATH, SETTINGS, RateLimit, Setting, Settings, load_settings
 from ninja_tasks.delivery.state import connect
 from ninja_tasks.errors import ConfigurationError
 
@@ -44,11 +44,16 @@ SAMPLES = {
         "unix:///two.sock",
         "unix:///two.sock",
     ),
+    "rate_limit": Sample(
+        RateLimit(50, 1), "600/m", RateLimit(600, 60), "9000/h", RateLimit(9000, 3600)
+    ),
     "connect_timeout_seconds": Sample(3.05, "1.5", 1.5, 2, 2.0),
     "read_timeout_seconds": Sample(27.0, "1.5", 1.5, 2, 2.0),
     "max_attempts": Sample(16, "3", 3, 4, 4),
     "max_age_seconds": Sample(604800.0, "60", 60.0, 90.5, 90.5),
     "on_unknown": Sample("retry", "dead_letter", "dead_letter", "retry", "retry"),
+    "breaker_threshold": Sample(5, "3", 3, 4, 4),
+    "breaker_cooldown_seconds": Sample(5.0, "1.5", 1.5, 2, 2.0),
     "ledger_ttl_seconds": Sample(604800, "60", 60, 90, 90),
     "sentry_dsn": Sample(None, "https://a@one.example/1", "https://a@one.example/1", DSN, DSN),
     "trust_env": Sample(False, "true", True, False, False),
@@ -58,11 +63,14 @@ SAMPLES = {
 BAD_TEXTS = {
     "api_url": ["api.example", "ftp://api.example", "https://", "https:///goal", "https://[::1"],
     "redis_url": ["localhost:6379", "http://localhost", "amqp://localhost", "redis"],
+    "rate_limit": ["50", "50/d", "0/s", "-1/s", "1.5/s", "50 / s", "fast", "None", "²/s"],
     "connect_timeout_seconds": ["0", "-1", "soon", "nan", "inf", "-inf", "3,05", "3s"],
     "read_timeout_seconds": ["0", "-1", "soon", "nan", "inf", "-inf", "27,0", "27s"],
     "max_attempts": ["0", "-1", "1.5", "many", "²", "1e3", "+3", "0x10"],
     "max_age_seconds": ["0", "-1", "week", "nan", "inf", "7d"],
     "on_unknown": ["give_up", "RETRY", "dead letter"],
+    "breaker_threshold": ["0", "-1", "1.5", "many"],
+    "breaker_cooldown_seconds": ["0", "-1", "soon", "nan", "inf"],
     "ledger_ttl_seconds": ["0", "-1", "1.5", "week", "inf"],
     "sentry_dsn": [],
     "trust_env": ["maybe", "2", "truee"],
@@ -71,11 +79,14 @@ BAD_TEXTS = {
 BAD_NATIVES: dict[str, list[Any]] = {
     "api_url": [17, "", b"https://api.example", ["https://api.example"]],
     "redis_url": [17, "", b"redis://localhost", ["redis://localhost"]],
+    "rate_limit": [50, "", b"50/s", ["50/s"], True],
     "connect_timeout_seconds": [0, -1.5, True, "", [3], float("nan"), float("inf")],
     "read_timeout_seconds": [0, -1.5, True, "", [3], float("nan"), float("inf")],
     "max_attempts": [0, -1, 1.5, True, "", [3]],
     "max_age_seconds": [0, -1.5, True, "", [3]],
     "on_unknown": ["", 1, True, ["retry"], {}],
+    "breaker_threshold": [0, -1, 1.5, True, "", [3]],
+    "breaker_cooldown_seconds": [0, -1.5, True, "", [3]],
     "ledger_ttl_seconds": [0, -1, 1.5, True, "", [3]],
     "sentry_dsn": [17, ["https://a@one.example/1"]],
     "trust_env": ["", 2, [], {}],
@@ -128,6 +139,10 @@ def test_every_setting_is_a_field_of_the_settings() -> None:
 def test_a_setting_is_called_ninja_in_both_sources(setting: Setting) -> None:
     assert setting.configuration_key == f"ninja_{setting.name}"
     assert setting.environment_variable == f"NINJA_{setting.name}".upper()
+
+
+def test_no_rate_limit_is_said_in_words() -> None:
+    assert load_settings({"ninja_rate_limit": "none"}, {}, BROKER).rate_limit is None
 
 
 @every_setting

@@ -195,6 +195,8 @@ def test_a_line_of_history_says_when_what_status_and_how_long() -> None:
             "outcome": "refused",
             "status": 503,
             "milliseconds": 12,
+            "phase": "answer",
+            "error": None,
         }
     ]
 

@@ -1,0 +1,72 @@
+-- May this goal be sent now? Claims it if so.
+-- KEYS: page, times of parked goals, gate, limiter
+-- ARGV: delivery id, token, lease ms, interval ms (0: no limit), tolerance ms, lateness of a slot ms,
+--       page's life ms, expired, stop on doubt, max attempts, then of the message: made, charged,
+--       doubtful, possible duplicate, replays
+-- Returns: answer, milliseconds to wait, made, charged, doubtful, possible duplicate, lost at ms
+local now = now_ms()
+local token, interval, life = ARGV[2], tonumber(ARGV[4]), ARGV[7]
+local page = read_page(KEYS[1])
+local lost_at = 0
+
+local function answer(word, wait)
+  return {word, math.ceil(wait or 0), page.made, page.charged, page.doubtful, page.duplicate,
+          string.format('%.0f', lost_at)}
+end
+
+if page.delivered then return answer('delivered') end
+local others = page.lease_until > 0 and page.token ~= token
+if others and page.lease_until > now then return answer('busy', page.lease_until - now) end
+-- A whole number is a parked goal, so this message is an old copy of it; the mover's claims are not whole.
+local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if due and tonumber(due) % 1 == 0 then return answer('parked') end
+
+local replays = tonumber(ARGV[15])
+local counts = {made = tonumber(ARGV[11]), charged = tonumber(ARGV[12]), doubtful = tonumber(ARGV[13]),
+                duplicate = tonumber(ARGV[14])}
+for name, value in pairs(counts) do
+  -- What a person replays carries the counts that now hold; any other message can be an old copy.
+  if replays > page.replays or value > page[name] then page[name] = value end
+end
+page.replays = math.max(page.replays, replays)
+if others then
+  lost_at = page.claimed_at
+  page.made, page.charged, page.doubtful = page.made + 1, page.charged + 1, page.doubtful + 1
+  page.lease_until = 0
+  write_page(KEYS[1], page, life)
+end
+if ARGV[8] == '1' then return answer('expired') end
+if ARGV[9] == '1' and page.doubtful > counts.doubtful then return answer('doubt') end
+if page.charged >= tonumber(ARGV[10]) then return answer('exhausted') end
+
+local gate = redis.call('HMGET', KEYS[3], 'paused', 'hold_until', 'open_until', 'probe', 'probe_until')
+if gate[1] then return answer('paused', 5000) end
+local hold_until = tonumber(gate[2] or 0)
+if hold_until > now then return answer('hold', hold_until - now) end
+local open_until = tonumber(gate[3] or 0)
+if open_until > now then return answer('breaker', open_until - now) end
+if open_until > 0 and gate[4] and gate[4] ~= token and tonumber(gate[5]) > now then
+  return answer('breaker', 1000)
+end
+
+if interval > 0 then
+  local full_at = math.max(tonumber(redis.call('GET', KEYS[4]) or 0), now)
+  local fresh = math.max(now, full_at - tonumber(ARGV[5]))
+  if page.slot + tonumber(ARGV[6]) < now or page.slot > fresh then
+    page.slot = fresh
+    full_at = full_at + interval
+    redis.call('SET', KEYS[4], string.format('%.3f', full_at), 'PX', math.ceil(full_at - now + 1000))
+  end
+  if page.slot > now then
+    page.lease_until = 0
+    write_page(KEYS[1], page, life)
+    return answer('wait', page.slot - now)
+  end
+end
+
+page.slot, page.token, page.claimed_at, page.lease_until = 0, token, now, now + tonumber(ARGV[3])
+write_page(KEYS[1], page, life)
+if open_until > 0 then
+  redis.call('HSET', KEYS[3], 'probe', token, 'probe_until', string.format('%.0f', page.lease_until))
+end
+return answer('go')

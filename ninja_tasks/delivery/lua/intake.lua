@@ -1,0 +1,23 @@
+-- Should a worker take goals from the queue?
+-- KEYS: gate, limiter
+-- ARGV: name of the worker, turn's length ms, tolerance ms, longest wait for the limit ms
+-- Returns: open, paused, hold, breaker, probe or limit; milliseconds for which that holds at least
+local now = now_ms()
+local gate = redis.call('HMGET', KEYS[1], 'paused', 'hold_until', 'open_until', 'probe_until', 'turn', 'turn_until')
+if gate[1] then return {'paused', 0} end
+local hold_until, open_until = tonumber(gate[2] or 0), tonumber(gate[3] or 0)
+if hold_until > now then return {'hold', math.ceil(hold_until - now)} end
+if open_until > now then return {'breaker', math.ceil(open_until - now)} end
+if open_until > 0 then
+  local probe_until = tonumber(gate[4] or 0)
+  if probe_until > now then return {'breaker', math.ceil(probe_until - now)} end
+  -- One worker at a time looks for a goal to probe with, or all of them would take goals in vain.
+  if gate[5] and gate[5] ~= ARGV[1] and tonumber(gate[6]) > now then
+    return {'breaker', math.ceil(tonumber(gate[6]) - now)}
+  end
+  redis.call('HSET', KEYS[1], 'turn', ARGV[1], 'turn_until', string.format('%.0f', now + ARGV[2]))
+  return {'probe', 0}
+end
+local wait = tonumber(redis.call('GET', KEYS[2]) or 0) - tonumber(ARGV[3]) - now
+if wait > tonumber(ARGV[4]) then return {'limit', math.ceil(wait - ARGV[4])} end
+return {'open', 0}

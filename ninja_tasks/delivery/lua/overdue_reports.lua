@@ -1,0 +1,16 @@
+-- KEYS: reports.  ARGV: whether to take those of windows that are not over too, window ms
+-- Returns: class, letters, delivery id of the last, ...
+local now = now_ms()
+local taken = {}
+local reports = redis.call('HGETALL', KEYS[1])
+for i = 1, #reports, 2 do
+  local ends_at, counted, id = string.match(reports[i + 1], '^(%S+) (%S+) (.*)$')
+  local is_over = now >= tonumber(ends_at)
+  if tonumber(counted) > 0 and (is_over or ARGV[1] == '1') then
+    taken[#taken + 1], taken[#taken + 2], taken[#taken + 3] = reports[i], counted, id
+    redis.call('HSET', KEYS[1], reports[i], string.format('%.0f 0 %s', now + ARGV[2], id))
+  elseif is_over then
+    redis.call('HDEL', KEYS[1], reports[i])
+  end
+end
+return taken

@@ -1,0 +1,190 @@
+"""Steps of the worker's consumer: the mover, the intake, and the reporter.
+
+=========  =====================================================================================
+step       what it does, every second (the reporter every ten)
+=========  =====================================================================================
+Mover      puts parked goals that are due back on the queue; any number of workers may do so
+Intake     stops taking goals from the queue while none may be sent, and starts again
+Reporter   tells Sentry what was held back when its time is over, and at the worker's end
+=========  =====================================================================================
+
+The steps run in the consumer's own loop, start again after each reconnection, and go on when Redis
+or the broker is away.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import Any
+
+import redis
+from celery import bootsteps
+from celery.signals import worker_shutdown
+from kombu.exceptions import OperationalError
+
+from ..config import Settings, settings_of
+from ..dead_letters.report import Reporter as SentryReporter
+from ..delivery.gate import Gate
+from ..delivery.gate import Intake as IntakeState
+from ..delivery.parking import Parking
+from ..delivery.state import Keys, connect
+from ..message import goal_queue
+
+__all__ = ["Intake", "Mover", "Reporter"]
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 500
+_SOON_SECONDS = 0.01
+
+
+class _PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """A step that does something again and again while the consumer is connected."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    seconds = 1.0
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self.app = consumer.app
+        self._timer: Any = None
+        self._troubled = False
+
+    @cached_property
+    def settings(self) -> Settings:
+        return settings_of(self.app)
+
+    @cached_property
+    def state(self) -> redis.Redis:
+        return connect(self.settings)
+
+    def start(self, consumer: Any) -> None:
+        """Begin; called after each connection to the broker."""
+        self._run(consumer)
+
+    def stop(self, consumer: Any) -> None:
+        """End; called when the connection is lost, and at the worker's end."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def work(self, consumer: Any) -> float:
+        """Do it once, and return the seconds until the next time."""
+        raise NotImplementedError
+
+    def _run(self, consumer: Any) -> None:
+        seconds = self.seconds
+        try:
+            seconds = self.work(consumer)
+            self._troubled = False
+        except (redis.RedisError, OperationalError) as error:
+            if not self._troubled:
+                logger.warning("%s goes on later: %s", self.name, type(error).__name__)
+            self._troubled = True
+        self._timer = consumer.timer.call_after(seconds, self._run, (consumer,))
+
+
+class Mover(_PeriodicStep):
+    """Puts parked goals that are due back on the queue."""
+
+    name = "ninja_tasks.Mover"
+
+    @cached_property
+    def _parking(self) -> Parking:
+        return Parking(self.state, Keys(self.settings.key_prefix))
+
+    def work(self, consumer: Any) -> float:
+        """Move one batch; the next follows soon if this one was full."""
+        moved = self._parking.move_due(self.app, _BATCH)
+        return _SOON_SECONDS if moved == _BATCH else self.seconds
+
+
+class Intake(_PeriodicStep):
+    """Takes goals from the queue only while they may be sent."""
+
+    name = "ninja_tasks.Intake"
+
+    _WHY = {  # noqa: RUF012 (a table)
+        IntakeState.PAUSED: "delivery is paused (ninja-tasks resume)",
+        IntakeState.HOLD: "the API asked all workers to wait",
+        IntakeState.BREAKER: "the API does not answer; one goal at a time tries it",
+    }
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._said: IntakeState | None = None
+        self._takes_goals = False
+        self._ours: bool | None = None
+
+    @cached_property
+    def _gate(self) -> Gate:
+        return Gate(self.settings, self.state)
+
+    def start(self, consumer: Any) -> None:
+        """Begin with what a new connection consumes, which follows the last decision."""
+        self._takes_goals = goal_queue(self.app).name in self.app.amqp.queues.consume_from
+        if self._ours is None:
+            self._ours = self._takes_goals
+        if self._ours:
+            super().start(consumer)
+
+    def work(self, consumer: Any) -> float:
+        """Decide once."""
+        state, _seconds = self._gate.intake(consumer.hostname)
+        self._say(state)
+        takes_goals = state in (IntakeState.OPEN, IntakeState.PROBE)
+        if takes_goals != self._takes_goals:
+            self._takes_goals = takes_goals
+            consumer.call_soon(_consume if takes_goals else _cancel, consumer, self.app)
+        return self.seconds
+
+    def _say(self, state: IntakeState) -> None:
+        """Write one line when goals are no longer taken, and one when they are again."""
+        if state is IntakeState.PROBE or state is self._said:
+            return
+        if state in self._WHY:
+            logger.warning("not taking goals: %s", self._WHY[state])
+        elif self._said in self._WHY:
+            logger.warning("taking goals again")
+        self._said = state
+
+
+class Reporter(_PeriodicStep):
+    """Tells Sentry what was held back, when its time is over."""
+
+    name = "ninja_tasks.Reporter"
+    seconds = 10.0
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        # The pool ends after the consumer, and its last goals may have died.
+        worker_shutdown.connect(self._tell_the_rest, weak=False)
+
+    @cached_property
+    def _reporter(self) -> SentryReporter:
+        return SentryReporter(self.state, Keys(self.settings.key_prefix))
+
+    def work(self, consumer: Any) -> float:
+        """Tell what is overdue."""
+        self._reporter.tell_overdue()
+        return self.seconds
+
+    def _tell_the_rest(self, **signal: Any) -> None:
+        try:
+            self._reporter.tell_overdue(everything=True)
+        except redis.RedisError as error:
+            logger.warning("Sentry was not told of the last letters: %s", type(error).__name__)
+
+
+def _consume(consumer: Any, app: Any) -> None:
+    # Celery's add_task_queue does the same and writes a line, too many of them with a low limit.
+    queue = app.amqp.queues.select_add(goal_queue(app))
+    if not consumer.task_consumer.consuming_from(queue.name):
+        consumer.task_consumer.add_queue(queue)
+        consumer.task_consumer.consume()
+
+
+def _cancel(consumer: Any, app: Any) -> None:
+    name = goal_queue(app).name
+    app.amqp.queues.deselect(name)
+    consumer.task_consumer.cancel_by_queue(name)

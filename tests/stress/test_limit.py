@@ -1,0 +1,59 @@
+"""Four workers share one limit, and the API's wish that they wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from stress.conftest import size
+
+from ninja_tasks.testing import Answer
+
+if TYPE_CHECKING:
+    from stress.conftest import Fleet
+
+RATE, BURST = 50, 5
+GOALS = size(500, 3000)
+
+
+def most_in_a_second(times: list[float]) -> int:
+    most = first = 0
+    for last, time in enumerate(times):
+        while time - times[first] >= 1:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_four_workers_stay_below_the_limit_and_use_it(
+    fleet: Fleet, pool: str, measured: Callable[..., None]
+) -> None:
+    fleet.start(4, pool=pool, concurrency=size(2, 4), rate_limit=f"{RATE}/s")
+    fleet.enqueue(GOALS)
+    fleet.wait_for(lambda now: now.delivered == GOALS, "every delivery", 30 + 1.5 * GOALS / RATE)
+    times = sorted(one.monotonic for one in fleet.api.delivered)
+    most, took = most_in_a_second(times), times[-1] - times[0]
+    measured(pool=pool, most_in_a_second=most, drained_at=round(took / (GOALS / RATE), 4))
+    assert most <= RATE + BURST
+    assert took <= 1.05 * GOALS / RATE
+
+
+def test_one_429_silences_all_workers_and_spends_no_attempt(
+    fleet: Fleet, measured: Callable[..., None]
+) -> None:
+    fleet.start(4, concurrency=4, rate_limit=f"{RATE}/s")
+    fleet.enqueue(300)
+    fleet.api.wait_for(100)
+    fleet.api.script(Answer(429, retry_after=3))
+    fleet.wait_for(lambda now: now.delivered == 300, "every delivery")
+    times = sorted(one.monotonic for one in fleet.api.requests)
+    gaps = [after - before for before, after in pairwise(times)]
+    ledger = fleet.ledger()
+    attempts = sorted(int(words[2]) for words in ledger.values())
+    measured(longest_silence=round(max(gaps), 2), most_attempts=attempts[-1])
+    assert 2.5 <= max(gaps) <= 5
+    assert fleet.numbers().attempts == 301
+    assert attempts[-2:] == [1, 2]

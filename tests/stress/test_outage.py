@@ -1,0 +1,73 @@
+"""The API is away for a while, with a backlog: nothing is lost, and waiting costs nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+from stack import wait_until
+from stress.conftest import size
+
+if TYPE_CHECKING:
+    from stress.conftest import Fleet
+
+GOALS = size(300, 5000)
+OUTAGE_SECONDS = size(10, 30)
+RATE = 50
+THRESHOLD = 5
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_an_outage_costs_no_goal_no_attempts_and_hardly_any_cpu(
+    fleet: Fleet, pool: str, measured: Callable[..., None]
+) -> None:
+    workers = fleet.start(2, pool=pool, concurrency=4)
+    fleet.api.stop()
+    ids = fleet.enqueue(GOALS)
+    fleet.wait_for(lambda now: now.breaker != "closed", "the breaker to open")
+    wait_until(
+        lambda: all("not taking goals" in worker.log for worker in workers), "the workers to stop"
+    )
+    began, cpu = time.monotonic(), [worker.cpu_seconds() for worker in workers]
+    memory = [worker.memory_megabytes() for worker in workers]
+    wait_until(lambda: time.monotonic() >= began + OUTAGE_SECONDS, "the outage", OUTAGE_SECONDS + 5)
+    took = time.monotonic() - began
+    cores = [
+        (worker.cpu_seconds() - before) / took for worker, before in zip(workers, cpu, strict=True)
+    ]
+    grown = [
+        worker.memory_megabytes() - before for worker, before in zip(workers, memory, strict=True)
+    ]
+    at_end = fleet.numbers()
+    assert at_end.queued + at_end.parked >= GOALS - 20
+    fleet.api.start()
+    back = time.monotonic()
+    fleet.wait_for(lambda now: now.delivered == GOALS, "every delivery", 90 + 1.2 * GOALS / RATE)
+    drained = time.monotonic() - back
+    ledger = fleet.ledger()
+    assert {name for name, words in ledger.items() if words[0] == "d"} == set(ids)
+    numbers = fleet.numbers()
+    spent = numbers.attempts - GOALS
+    most = max(int(words[2]) for words in ledger.values())
+    fleet.stop()
+    events = fleet.kent.all_events()
+    measured(
+        pool=pool,
+        cores=[round(one, 3) for one in cores],
+        megabytes_grown=[round(one, 1) for one in grown],
+        failed_attempts=spent,
+        most_attempts_of_one_goal=most,
+        seconds_to_drain=round(drained, 1),
+        seconds_at_the_limit=GOALS / RATE,
+        events=[event["message"] for event in events],
+        dead=numbers.dead,
+    )
+    assert numbers.dead == 0
+    assert len(fleet.api.delivered) == GOALS
+    assert max(cores) <= 0.2
+    assert max(grown) < 30
+    # What opened it, what was under way at that moment, and one probe for each pause.
+    assert spent <= THRESHOLD + 2 * 4 + 5
+    assert len(events) <= 3
