@@ -17,7 +17,7 @@ help: ## show this list
 demo: $(VENV)/demo ## watch a few hundred goals travel, on real parts
 	@$(BIN)/ninja-tasks demo
 
-test: $(VENV)/dev ## run every test: about two minutes
+test: $(VENV)/dev ## run every test: about eight minutes
 	$(BIN)/python -m pytest
 
 stress: $(VENV)/dev ## run the outages, kills and floods in full size: about half an hour

@@ -8,6 +8,7 @@ the task, its queue and Sentry are set up when a worker starts. A web process th
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import logging
@@ -93,6 +94,9 @@ def _prepare_worker(sender: Celery, **signal: Any) -> None:
             logger.error("going on without Sentry: %s", error)
     importlib.import_module(f"{__package__}.tasks")
     sender.amqp.queues.select_add(goal_queue(sender))
+    # The first collection of garbage in each child would copy all memory that it shares with us.
+    gc.collect()
+    gc.freeze()
 
 
 @cache

@@ -72,7 +72,10 @@ class RateLimit:
 
     @property
     def burst(self) -> int:
-        """How many goals may go at once after a quiet time: those of a tenth of a second."""
+        """By how many goals a second may exceed the limit: those of a tenth of a second.
+
+        After a quiet time half of them go at once; the other half is left for the workers' jitter.
+        """
         return max(1, self.goals // (10 * self.seconds))
 
 

@@ -45,6 +45,10 @@ class SalesNinja:
         self._template = _template(settings.api_url + API_PATH)
         self._threads = threading.local()
 
+    def prepare(self) -> None:
+        """Make this thread's session, so that its first request is as quick as the others."""
+        self._session()
+
     def post(self, body: Mapping[str, Any], delivery_id: str) -> Attempt:
         """POST a goal once and return what came of it.
 

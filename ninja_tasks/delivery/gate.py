@@ -143,7 +143,7 @@ class Gate:
         }
         rate = settings.rate_limit
         self._interval = rate.interval_milliseconds if rate else 0.0
-        self._tolerance = (rate.burst - 1) * self._interval if rate else 0.0
+        self._tolerance = (rate.burst - 1) / 2 * self._interval if rate else 0.0
         self._limiter = self._keys.limiter(f"{self._interval:g}")
         self._life = settings.ledger_ttl_seconds * 1000
         self._lease_milliseconds = 1000 * (

@@ -157,6 +157,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
         self._carry(body, record)
         self._hold_until_eta()
         self.request.token = token_hex(4)
+        self.api.prepare()
         on_unknown = record.on_unknown or self.settings.on_unknown
         while True:
             expired = record.age_seconds(datetime.now(UTC)) > self.settings.max_age_seconds

@@ -21,7 +21,6 @@ from typing import Any
 import redis
 from celery import bootsteps
 from celery.signals import worker_shutdown
-from kombu.exceptions import OperationalError
 
 from ..config import Settings, settings_of
 from ..dead_letters.report import Reporter as SentryReporter
@@ -77,7 +76,7 @@ class _PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]
         try:
             seconds = self.work(consumer)
             self._troubled = False
-        except (redis.RedisError, OperationalError) as error:
+        except Exception as error:  # noqa: BLE001 (a step that ends would leave goals waiting)
             if not self._troubled:
                 logger.warning("%s goes on later: %s", self.name, type(error).__name__)
             self._troubled = True

@@ -22,6 +22,7 @@ from ninja_tasks import (
 from ninja_tasks.config import settings_of
 from ninja_tasks.dead_letters.replay import replay
 from ninja_tasks.dead_letters.store import DeadLetterStore
+from ninja_tasks.delivery.gate import Gate
 from ninja_tasks.delivery.state import Keys, connect
 from ninja_tasks.status import statistics
 from ninja_tasks.testing import EmbeddedServer, FakeSalesNinja, ReceivedGoal
@@ -88,6 +89,24 @@ def test_goals_are_delivered_retried_dead_lettered_and_replayed(
         status_when(app, delivery_id, "delivered")
     received = [one.delivery_id for one in fake_sales_ninja.delivered]
     assert sorted(received) == sorted([retried, rejected, *ids])
+
+
+def test_goals_wait_for_their_eta_and_for_the_end_of_a_pause(
+    app: Celery, worker: Worker, fake_sales_ninja: FakeSalesNinja
+) -> None:
+    settings = settings_of(app)
+    gate = Gate(settings, connect(settings))
+    body = {"GoalId": GOAL_ID, "CustomerId": str(uuid.uuid4())}
+    later = app.send_task("ninja_tasks.reach_goal", args=[body], queue="ninja_tasks", countdown=3)
+    status_when(app, later.id, "parked")
+    gate.pause()
+    wait_until(lambda: "not taking goals" in worker.log, "the worker to stop")
+    paused = enqueue_goal(**goal(), app=app)
+    wait_until(lambda: statistics(app).queued == 2, "both goals to wait in the queue")
+    assert fake_sales_ninja.requests == []
+    gate.resume()
+    for delivery_id in (later.id, paused):
+        status_when(app, delivery_id, "delivered")
 
 
 def test_the_queue_of_a_bare_application_is_the_same_queue(app: Celery, rabbitmq: str) -> None:

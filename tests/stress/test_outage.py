@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 GOALS = size(300, 5000)
 OUTAGE_SECONDS = size(10, 30)
+WARM = 100
 RATE = 50
 THRESHOLD = 5
 
@@ -24,6 +25,8 @@ def test_an_outage_costs_no_goal_no_attempts_and_hardly_any_cpu(
     fleet: Fleet, pool: str, measured: Callable[..., None]
 ) -> None:
     workers = fleet.start(2, pool=pool, concurrency=4)
+    before = fleet.enqueue(WARM)
+    fleet.wait_for(lambda now: now.delivered == WARM, "the workers to be warm")
     fleet.api.stop()
     ids = fleet.enqueue(GOALS)
     fleet.wait_for(lambda now: now.breaker != "closed", "the breaker to open")
@@ -44,12 +47,14 @@ def test_an_outage_costs_no_goal_no_attempts_and_hardly_any_cpu(
     assert at_end.queued + at_end.parked >= GOALS - 20
     fleet.api.start()
     back = time.monotonic()
-    fleet.wait_for(lambda now: now.delivered == GOALS, "every delivery", 90 + 1.2 * GOALS / RATE)
+    fleet.wait_for(
+        lambda now: now.delivered == WARM + GOALS, "every delivery", 90 + 1.2 * GOALS / RATE
+    )
     drained = time.monotonic() - back
     ledger = fleet.ledger()
-    assert {name for name, words in ledger.items() if words[0] == "d"} == set(ids)
+    assert {name for name, words in ledger.items() if words[0] == "d"} == {*before, *ids}
     numbers = fleet.numbers()
-    spent = numbers.attempts - GOALS
+    spent = numbers.attempts - WARM - GOALS
     most = max(int(words[2]) for words in ledger.values())
     fleet.stop()
     events = fleet.kent.all_events()
@@ -65,7 +70,7 @@ def test_an_outage_costs_no_goal_no_attempts_and_hardly_any_cpu(
         dead=numbers.dead,
     )
     assert numbers.dead == 0
-    assert len(fleet.api.delivered) == GOALS
+    assert len(fleet.api.delivered) == WARM + GOALS
     assert max(cores) <= 0.2
     assert max(grown) < 30
     # What opened it, what was under way at that moment, and one probe for each pause.
