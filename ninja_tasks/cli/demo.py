@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ _GOAL_ID = "299837db-9b51-45a4-996b-844d3fd05bbd"
 _UNKNOWN_GOAL_ID = "00000000-0000-4000-8000-000000000404"
 _DEADLINE_SECONDS = 60.0
 _POLL_SECONDS = 0.1
+_OUTAGE_SECONDS = 3.0
 _STOP_SECONDS = 15.0
 _NO_SUCH_GOAL = Answer(400, body=b'{"error": "no such goal"}')
 _FAULTS: tuple[AnyAnswer, ...] = (
@@ -107,20 +109,36 @@ def _journey(app: Celery, api: FakeSalesNinja, worker: subprocess.Popen[bytes]) 
     store = DeadLetterStore(connect(settings), Keys(settings.key_prefix))
     missing = {_UNKNOWN_GOAL_ID}
     api.script_for(lambda received: _goal_id(received) in missing, then=_NO_SUCH_GOAL)
-    api.script(*_FAULTS)
+    goals = [_goal(number) for number in range(_GOALS - 1)]
+    goals[_GOALS // 3]["goal_id"] = _UNKNOWN_GOAL_ID
+    for goal, fault in zip(goals[:: _GOALS // len(_FAULTS)], _FAULTS, strict=False):
+        api.script_for(partial(_is_about, str(goal["customer_id"])), fault)
+    first, rest = goals[: 2 * _GOALS // 3], goals[2 * _GOALS // 3 :]
 
     def delivered() -> int:
         return len({received.delivery_id for received in api.delivered})
 
-    say(f"1. Enqueue {_GOALS} goals, one of them for a goal that Sales Ninja does not know,")
+    enqueued = len(first) + 1
+    say(f"1. Enqueue {enqueued} goals, one of them for a goal that Sales Ninja does not know,")
     say("   and one by a program that checks nothing. The API fails now and then.")
-    enqueued = _enqueue(app)
+    enqueue_goals(first, app=app)
+    careless = {"GoalId": _GOAL_ID, "CustomerId": str(uuid.uuid4()), "Revenue": 12350}
+    app.send_task(TASK_NAME, args=[careless], queue=QUEUE_NAME)
     _watch(enqueued, lambda: delivered() + store.count(), worker)
 
-    say("2. What could not be delivered is a dead letter. Nothing is lost:")
+    say(f"2. Sales Ninja goes away, and {len(rest)} more goals come.")
+    api.stop()
+    enqueue_goals(rest, app=app)
+    enqueued += len(rest)
+    _outage(app)
+    api.start()
+    say("   It is back.")
+    _watch(enqueued, lambda: delivered() + store.count(), worker)
+
+    say("3. What could not be delivered is a dead letter. Nothing is lost:")
     _print_letters(store)
 
-    say("3. Somebody creates the missing goal in Sales Ninja, and the letters are replayed.")
+    say("4. Somebody creates the missing goal in Sales Ninja, and the letters are replayed.")
     say("   The invalid one would be refused again, so it is skipped.")
     missing.clear()
     replayed = replay(app, store, list(store.newest())).queued
@@ -137,13 +155,22 @@ def _journey(app: Celery, api: FakeSalesNinja, worker: subprocess.Popen[bytes]) 
     )
 
 
-def _enqueue(app: Celery) -> int:
-    goals = [_goal(number) for number in range(_GOALS - 1)]
-    goals[_GOALS // 2]["goal_id"] = _UNKNOWN_GOAL_ID
-    enqueue_goals(goals, app=app)
-    careless = {"GoalId": _GOAL_ID, "CustomerId": str(uuid.uuid4()), "Revenue": 12350}
-    app.send_task(TASK_NAME, args=[careless], queue=QUEUE_NAME)
-    return _GOALS
+def _outage(app: Celery) -> None:
+    """Wait until the workers have noticed, then a little longer, and say what the goals do."""
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    before = statistics(app).attempts
+    while statistics(app).breaker == "closed" and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    time.sleep(_OUTAGE_SECONDS)
+    numbers = statistics(app)
+    say(
+        f"   After {numbers.attempts - before} attempts the breaker is {numbers.breaker}; "
+        f"{numbers.queued} goals wait in the queue, {numbers.parked} are parked, none is lost."
+    )
+
+
+def _is_about(customer_id: str, received: ReceivedGoal) -> bool:
+    return received.body is not None and received.body.get("CustomerId") == customer_id
 
 
 def _goal(number: int) -> dict[str, Any]:
@@ -205,6 +232,8 @@ def _worker(broker_url: str, api_url: str) -> Iterator[subprocess.Popen[bytes]]:
         "NINJA_API_URL": api_url,
         "NINJA_REDIS_URL": broker_url,
         "NINJA_READ_TIMEOUT_SECONDS": "1",
+        "NINJA_RATE_LIMIT": "100/s",
+        "NINJA_BREAKER_COOLDOWN_SECONDS": "1",
     }
     arguments = ("--pool=threads", "--concurrency=8", "--loglevel=ERROR")
     lean = ("--without-gossip", "--without-mingle", "--without-heartbeat")

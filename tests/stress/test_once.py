@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,10 @@ def test_redis_killed_while_a_goal_is_sent_does_not_let_it_be_sent_twice(fleet: 
     delivery_id = enqueue_goal(goal_id=GOAL_ID, customer_id=uuid.uuid4(), app=fleet.app)
     fleet.api.wait_for(1, delivered=False)
     fleet.broker.kill()
+    killed = time.monotonic()
     fleet.api.wait_for(1)
-    wait_until(lambda: f"holding goal {delivery_id}" in fleet.workers[0].log, "it to be held", 4)
+    wait_until(lambda: f"holding goal {delivery_id}" in fleet.workers[0].log, "it to be held")
+    wait_until(lambda: time.monotonic() >= killed + 4, "four seconds")
     fleet.broker.start()
     wait_until(
         lambda: goal_status(delivery_id, app=fleet.app).state == "delivered", "the ledger's entry"
