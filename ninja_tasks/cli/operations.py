@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -60,9 +60,10 @@ def stats(ctx: click.Context, *, watch: bool, as_json: bool) -> None:
     """
     if as_json:
         print_json(asdict(statistics(ctx.obj.app)))
-        while watch:
-            time.sleep(_WATCH_SECONDS)
-            print_json(asdict(statistics(ctx.obj.app)))
+        with suppress(KeyboardInterrupt):
+            while watch:
+                time.sleep(_WATCH_SECONDS)
+                print_json(asdict(statistics(ctx.obj.app)))
     elif watch:
         watch_table(lambda: _table(ctx.obj.app), _WATCH_SECONDS)
     else:

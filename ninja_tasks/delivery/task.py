@@ -169,7 +169,9 @@ class DeliveryTask(Task):  # type: ignore[misc]
                 stop_on_doubt=on_unknown == "dead_letter",
             )
             admission = until_stored(ask, record.delivery_id)
-            self._carry(body, admission.record)
+            # A lost attempt is told once only, so it must not be forgotten while we wait.
+            record = admission.record
+            self._carry(body, record)
             if admission.answer in _ENDED:
                 return admission
             if admission.answer in _ELSEWHERE:

@@ -208,6 +208,13 @@ def test_a_delivered_goal_keeps_at_most_200_bytes(rig: Rig) -> None:
     assert rig.client.ttl(f"ninja:l:{name}") > 604000
 
 
+def test_a_claim_outlives_its_lease_however_short_the_ledger_is(client: redis.Redis) -> None:
+    rig = Rig(client, rate_limit="none", ledger_ttl_seconds=1)
+    rig.admit(token="first")
+    assert client.ttl("ninja:l:one") > 41
+    assert rig.later(41_000).admit(token="second").record.doubtful == 1
+
+
 # The limit
 
 

@@ -5,7 +5,9 @@
 --       doubtful, possible duplicate, replays
 -- Returns: answer, milliseconds to wait, made, charged, doubtful, possible duplicate, lost at ms
 local now = now_ms()
-local token, interval, life = ARGV[2], tonumber(ARGV[4]), ARGV[7]
+local token, interval = ARGV[2], tonumber(ARGV[4])
+-- A claim must outlive its lease, or nobody would know that its worker was lost.
+local life = math.max(tonumber(ARGV[7]), 2 * tonumber(ARGV[3]))
 local page = read_page(KEYS[1])
 local lost_at = 0
 
