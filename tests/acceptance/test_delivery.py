@@ -25,7 +25,7 @@ ECHO = b'{"error": "an-excerpt-that-may-echo-data"}'
 def enqueue(system: System, **arguments: Any) -> str:
     """Enqueue a goal that is full of personal data."""
     goal = {"goal_id": GOAL_ID, "customer_id": uuid.uuid4(), "ip": IP}
-    goal |= {"user_params": {"segment": SECRET}, "revenue": 12350}
+    goal |= {"user_params": {"segment": SECRET}, "revenue": 918273645546}
     return enqueue_goal(**goal | arguments, app=system.app)
 
 
@@ -58,7 +58,7 @@ def assert_told_once_without_personal_data(
     assert event["tags"]["delivery_id"] == delivery_id
     assert event["fingerprint"][:2] == ["ninja-dead-letter", reason]
     assert f"ninja-tasks dead show {delivery_id}" in json.dumps(event)
-    for private in (IP, customer_id, SECRET, "12350", "an-excerpt"):
+    for private in (IP, customer_id, SECRET, "918273645546", "an-excerpt"):
         assert private not in json.dumps(event)
 
 
@@ -76,7 +76,7 @@ def test_a_goal_is_delivered_as_the_api_documents_it(system: System) -> None:
         "GoalId": GOAL_ID,
         "Ip": IP,
         "CustomUserScopeParams": {"segment": SECRET},
-        "CustomPageScopeParams": {"promo": "autumn", "Revenue": "12350"},
+        "CustomPageScopeParams": {"promo": "autumn", "Revenue": "918273645546"},
     }
     assert status.attempts == 1
     assert status.possible_duplicate is False
@@ -269,5 +269,11 @@ def test_the_log_of_the_worker_holds_no_personal_data(system: System) -> None:
     system.status_when(died, "dead")
     wait_until(lambda: f"{died}] raised expected" in system.worker.log, "the end of the task")
     log = system.worker.log
-    for private in (IP, SECRET, "11111111-2222-3333-4444-555555555555", customer_id, "12350"):
+    for private in (
+        IP,
+        SECRET,
+        "11111111-2222-3333-4444-555555555555",
+        customer_id,
+        "918273645546",
+    ):
         assert private not in log
