@@ -36,6 +36,12 @@ Of the package
         Whether requests to the API obey HTTPS_PROXY, NO_PROXY and REQUESTS_CA_BUNDLE.
     ``ninja_key_prefix = "ninja:"`` (``NINJA_KEY_PREFIX``)
         Start of the name of every key in Redis.
+    ``ninja_transport = "crash-safe"`` (``NINJA_TRANSPORT``)
+        How workers take messages from Redis: crash-safe, or stock for Celery's own.
+    ``ninja_strict = False`` (``NINJA_STRICT``)
+        Whether a worker refuses to start where the check command finds a fault.
+    ``ninja_liveness_file = None`` (``NINJA_LIVENESS_FILE``)
+        File that a worker touches every two seconds while it is well, for health checks.
 
 Of Celery, with the package's own defaults
     ``broker_url = "redis://localhost:6379/0"`` (``CELERY_BROKER_URL``, which wins)
@@ -46,6 +52,8 @@ Of Celery, with the package's own defaults
         Not at its start either.
     ``worker_cancel_long_running_tasks_on_connection_loss = False``
         A request that is under way is finished when the broker is lost.
+    ``worker_enable_prefetch_count_reduction = False``
+        What goes on after a lost connection takes room of itself.
     ``worker_prefetch_multiplier = 2``
         Messages that a worker holds for each of its threads or processes.
     ``task_default_queue = "ninja_tasks"``, ``task_create_missing_queues = False``

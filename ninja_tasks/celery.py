@@ -12,15 +12,17 @@ import gc
 import importlib
 import importlib.util
 import logging
+import ssl
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from celery import Celery
-from celery.signals import import_modules
+from celery.signals import import_modules, worker_shutting_down
 from celery.utils.imports import cwd_in_path
+from kombu.transport import TRANSPORT_ALIASES
 
-from .config import settings_of
+from .config import Settings, settings_of
 from .dead_letters.report import initialise_sentry
 from .errors import ConfigurationError
 from .message import QUEUE_NAME, TASK_NAME, goal_queue
@@ -34,6 +36,8 @@ _DEFAULTS = {
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
     "worker_cancel_long_running_tasks_on_connection_loss": False,
+    # What goes on after a lost connection still takes room: the transport counts it.
+    "worker_enable_prefetch_count_reduction": False,
 }
 
 #: Only for the application of this package, which has no other tasks.
@@ -47,8 +51,26 @@ _OWN_DEFAULTS = {
 }
 
 
+#: The crash-safe transport by the scheme of the broker's address.
+_TRANSPORTS = {
+    "redis": "Transport",
+    "rediss": "Transport",
+    "redis+socket": "Transport",
+    "sentinel": "SentinelTransport",
+}
+
 #: Named, not imported: only a worker needs them.
-_STEPS = tuple(f"{__package__}.worker.steps:{name}" for name in ("Mover", "Intake", "Reporter"))
+_STEPS = tuple(
+    f"{__package__}.worker.{name}"
+    for name in (
+        "malformed:Malformed",
+        "lease:Lease",
+        "health:Liveness",
+        "steps:Mover",
+        "steps:Intake",
+        "steps:Reporter",
+    )
+)
 
 
 def install(app: Celery) -> Celery:
@@ -70,6 +92,7 @@ def install(app: Celery) -> Celery:
         app.on_after_configure.connect(_configure, weak=False)
     app.steps["consumer"].update(_STEPS)
     import_modules.connect(_prepare_worker, sender=app, weak=False)
+    worker_shutting_down.connect(_tell_of_the_end, weak=False)
     return app
 
 
@@ -92,11 +115,35 @@ def _prepare_worker(sender: Celery, **signal: Any) -> None:
             initialise_sentry(settings.sentry_dsn)
         except ConfigurationError as error:
             logger.error("going on without Sentry: %s", error)
+    _choose_transport(sender, settings)
     importlib.import_module(f"{__package__}.tasks")
     sender.amqp.queues.select_add(goal_queue(sender))
     # The first collection of garbage in each child would copy all memory that it shares with us.
     gc.collect()
     gc.freeze()
+
+
+def _choose_transport(app: Celery, settings: Settings) -> None:
+    """Let this worker take messages by the crash-safe transport, if its broker is a Redis."""
+    url = str(app.conf.broker_read_url or app.conf.broker_url)
+    scheme = url.partition("://")[0]
+    if settings.transport == "stock" or scheme not in _TRANSPORTS:
+        return
+    path = f"{__package__}.worker.transport:{_TRANSPORTS[scheme]}"
+    if scheme == "redis+socket":
+        # In such an address the transport's name comes first, and wins over the setting.
+        TRANSPORT_ALIASES["ninja"] = path
+        app.conf.broker_read_url = url.replace("redis+", "ninja+", 1)
+        return
+    app.conf.broker_transport = path
+    if scheme == "rediss" and not app.conf.broker_use_ssl and "ssl_" not in url:
+        # As kombu does where it reads the transport from the address.
+        logger.warning("TLS to the broker without ssl_cert_reqs: its certificate is not verified")
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_NONE}
+
+
+def _tell_of_the_end(**signal: Any) -> None:
+    importlib.import_module(f"{__package__}.delivery.stopping").stop()
 
 
 @cache

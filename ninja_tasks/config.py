@@ -30,6 +30,7 @@ API_PATH = "/outer/v1.0/goal/reach"
 
 #: The legal values of ``on_unknown``.
 ON_UNKNOWN = ("retry", "dead_letter")
+TRANSPORTS = ("crash-safe", "stock")
 
 _BASE_URL = re.compile(
     r"(?P<base>https?://([0-9A-Za-z][0-9A-Za-z.-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?)/?"
@@ -100,6 +101,9 @@ class Settings:
     sentry_dsn: str | None = field(repr=False)
     trust_env: bool
     key_prefix: str
+    transport: str
+    strict: bool
+    liveness_file: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,12 @@ def _on_unknown(value: Any) -> str:
     return str(value)
 
 
+def _transport(value: Any) -> str:
+    if value not in TRANSPORTS:
+        raise ValueError('must be "crash-safe" or "stock"')
+    return str(value)
+
+
 def _boolean(value: Any) -> bool:
     text = str(value).lower()
     if text not in (*_TRUE, *_FALSE):
@@ -293,6 +303,24 @@ SETTINGS = (
         "Whether requests to the API obey HTTPS_PROXY, NO_PROXY and REQUESTS_CA_BUNDLE.",
     ),
     Setting("key_prefix", "ninja:", _text, "Start of the name of every key in Redis."),
+    Setting(
+        "transport",
+        "crash-safe",
+        _transport,
+        "How workers take messages from Redis: crash-safe, or stock for Celery's own.",
+    ),
+    Setting(
+        "strict",
+        False,
+        _boolean,
+        "Whether a worker refuses to start where the check command finds a fault.",
+    ),
+    Setting(
+        "liveness_file",
+        None,
+        _text,
+        "File that a worker touches every two seconds while it is well, for health checks.",
+    ),
 )
 
 

@@ -9,6 +9,7 @@ argument, the JSON body of the API. Everything else travels in message headers:
 ``ninja_attempts``     attempts made so far, written by workers between two attempts
 ``ninja_replays``      how often a person replayed it from a dead letter
 ``ninja_not_before``   set in the worker only: the ETA of a message that came with one
+``ninja_expires_at``   the expiry of a message that came with one, written by workers
 ====================  ==================================================================
 """
 
@@ -29,6 +30,7 @@ from .errors import PublishError
 __all__ = [
     "ATTEMPTS_HEADER",
     "ENQUEUED_AT_HEADER",
+    "EXPIRES_AT_HEADER",
     "NOT_BEFORE_HEADER",
     "ON_UNKNOWN_HEADER",
     "QUEUE_NAME",
@@ -52,6 +54,7 @@ ON_UNKNOWN_HEADER = "ninja_on_unknown"
 ATTEMPTS_HEADER = "ninja_attempts"
 REPLAYS_HEADER = "ninja_replays"
 NOT_BEFORE_HEADER = "ninja_not_before"
+EXPIRES_AT_HEADER = "ninja_expires_at"
 
 #: What Celery's messages, logs and Flower show instead of a goal, which is personal data.
 REDACTED_REPRESENTATION = {"argsrepr": "<goal>", "kwargsrepr": "{}"}

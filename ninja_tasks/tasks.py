@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery import shared_task
-from celery.exceptions import Ignore, Retry
+from celery.exceptions import Ignore, Reject, Retry
 
 from .dead_letters.burial import Cause, bury
 from .dead_letters.report import report_breaker
@@ -51,7 +51,7 @@ def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> None:
             raise transient_error(attempt)
         if verdict is not Verdict.DELIVERED:
             bury(self, Cause.of_attempt(verdict, attempt), record, payload)
-    except (DeadLettered, TransientError, Retry, Ignore):
+    except (DeadLettered, TransientError, Retry, Ignore, Reject):
         raise
     except InvalidGoal as fault:
         bury(self, Cause("invalid", str(fault), "InvalidGoal"), record, payload)

@@ -63,6 +63,7 @@ class Cause:
 _CAUSES = {
     Answer.EXPIRED: Cause("expired", "older than max_age_seconds", "Expired"),
     Answer.EXHAUSTED: Cause("exhausted", "max_attempts were made", "Exhausted"),
+    Answer.LOST: Cause("worker_lost", "its worker was lost three times in a row", "WorkerLost"),
     Answer.DOUBT: Cause("unknown", "its worker was lost during the request", "WorkerLost"),
 }
 

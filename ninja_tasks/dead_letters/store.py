@@ -63,6 +63,7 @@ class DeadLetter:
         sentry_event_id: id of the event that told Sentry of this letter, ``None`` if only its
             number was told, with others of its class; no proof that it arrived.
         replays: how often the goal was replayed before it died this time.
+        raw: the message's bytes in base64 where it was malformed, else ``None``.
     """
 
     delivery_id: str
@@ -84,6 +85,7 @@ class DeadLetter:
     worker: str | None
     sentry_event_id: str | None
     replays: int
+    raw: str | None = field(default=None, repr=False)
 
     def summary(self) -> dict[str, Any]:
         """Return what a listing shows, which holds no answer of the API, but the payload."""

@@ -3,9 +3,9 @@
 ``admit`` asks before an attempt. It looks, in this order, whether the goal is delivered, is being
 sent by another worker, or is parked; whether it has been given up; whether delivery is paused, held
 by the API (``Retry-After``) or stopped by the breaker; and when the shared limit has a slot for it.
-If it may go, it is claimed: a lease as long as the timeouts and a margin, so that two copies of a
-goal never go at once. A lease that ends without ``settle`` means that the worker was lost, and that
-the goal may have been counted.
+If it may go, it is claimed for this process, so that two copies of a goal never go at once. A claim
+ends with ``settle``. One whose process is no longer alive (or after ten minutes) means that the
+worker was lost, and that the goal may have been counted; after three in a row it is given up.
 
 ``settle`` writes the goal's page in the ledger, the breaker's state, the counters and the latency.
 
@@ -29,6 +29,7 @@ import redis
 
 from ..config import Settings
 from .outcomes import Attempt
+from .presence import DEAD_AFTER_SECONDS, process_name
 from .record import DeliveryRecord
 from .scripts import registered
 from .state import Keys
@@ -46,10 +47,14 @@ __all__ = [
 #: Upper bounds of the buckets in which attempts are counted by their duration, in milliseconds.
 LATENCY_BOUNDS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000)
 
-#: For what happens between the claim and the request, and after the last byte of an answer.
-_LEASE_MARGIN_SECONDS = 10.0
+#: A living worker whose thread never comes back from a request blocks its goal for so long.
+_LONGEST_CLAIM_SECONDS = 600.0
+#: A goal whose worker was lost so often is the likely cause.
+_MOST_LOSSES = 3
 #: A goal that comes later than this to its slot has lost it, or late ones would add up to a burst.
 _SLOT_LATENESS_MILLISECONDS = 250
+#: For what happens between the claim and the request, and after the last byte of an answer.
+_PROBE_MARGIN_SECONDS = 10.0
 _LONGEST_COOLDOWN_SECONDS = 60.0
 _LONG_OUTAGE_SECONDS = 30.0
 _TURN_MILLISECONDS = 3000
@@ -67,6 +72,7 @@ class Answer(StrEnum):
     EXPIRED = "expired"
     DOUBT = "doubt"
     EXHAUSTED = "exhausted"
+    LOST = "lost"
     PAUSED = "paused"
     HOLD = "hold"
     BREAKER = "breaker"
@@ -146,9 +152,9 @@ class Gate:
         self._tolerance = (rate.burst - 1) / 2 * self._interval if rate else 0.0
         self._limiter = self._keys.limiter(f"{self._interval:g}")
         self._life = settings.ledger_ttl_seconds * 1000
-        self._lease_milliseconds = 1000 * (
-            settings.connect_timeout_seconds + settings.read_timeout_seconds + _LEASE_MARGIN_SECONDS
-        )
+        timeouts = settings.connect_timeout_seconds + settings.read_timeout_seconds
+        self._lease_milliseconds = 1000 * max(2 * timeouts, _LONGEST_CLAIM_SECONDS)
+        self._probe_milliseconds = 1000 * (timeouts + _PROBE_MARGIN_SECONDS)
         self._settings = settings
 
     def admit(
@@ -165,12 +171,14 @@ class Gate:
         Raises:
             redis.RedisError: if Redis does not answer; the goal must not be sent then.
         """
+        process = process_name()
         answer, wait, made, charged, doubtful, duplicate, lost_at = self._scripts["admit"](
             keys=[
                 self._keys.page(record.delivery_id),
                 self._keys.parked_times,
                 self._keys.gate,
                 self._limiter,
+                self._keys.heartbeat(process),
             ],
             args=[
                 record.delivery_id,
@@ -185,6 +193,11 @@ class Gate:
                 self._settings.max_attempts,
                 *_counts(record),
                 record.replays,
+                process,
+                self._keys.heartbeat(""),
+                round(DEAD_AFTER_SECONDS * 1000),
+                _MOST_LOSSES,
+                self._probe_milliseconds,
             ],
         )
         if int(lost_at):

@@ -8,14 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import ON_UNKNOWN
 from ..errors import InvalidGoal
-from ..message import ATTEMPTS_HEADER, ENQUEUED_AT_HEADER, ON_UNKNOWN_HEADER, REPLAYS_HEADER
+from ..message import (
+    ATTEMPTS_HEADER,
+    ENQUEUED_AT_HEADER,
+    EXPIRES_AT_HEADER,
+    ON_UNKNOWN_HEADER,
+    REPLAYS_HEADER,
+)
 from .outcomes import Attempt, Outcome
 
 __all__ = ["AttemptLine", "DeliveryRecord"]
+
+T = TypeVar("T")
 
 #: The first attempt and this many of the last are kept.
 _LAST_ATTEMPTS = 10
@@ -58,6 +66,7 @@ class DeliveryRecord:
         possible_duplicate: whether it was sent again after an attempt that may have counted.
         history: the first and the last ten attempts.
         replays: how often it was replayed from a dead letter.
+        expires_at: when its sender wanted it to be given up, ``None`` if that is not said.
     """
 
     delivery_id: str
@@ -69,6 +78,7 @@ class DeliveryRecord:
     possible_duplicate: bool = False
     history: tuple[AttemptLine, ...] = ()
     replays: int = 0
+    expires_at: datetime | None = None
 
     def with_headers(self, headers: Mapping[str, Any]) -> DeliveryRecord:
         """Return the record that a message carries, on top of this one.
@@ -94,6 +104,7 @@ class DeliveryRecord:
                 possible_duplicate=bool(attempts.get("possible_duplicate", False)),
                 history=tuple(_line(*line) for line in attempts.get("history", ())),
                 replays=_count(headers.get(REPLAYS_HEADER) or 0),
+                expires_at=_moment(headers.get(EXPIRES_AT_HEADER), None),
             )
         except (TypeError, ValueError, AttributeError, OverflowError):
             raise InvalidGoal(
@@ -107,6 +118,8 @@ class DeliveryRecord:
             headers[ON_UNKNOWN_HEADER] = self.on_unknown
         if self.replays:
             headers[REPLAYS_HEADER] = self.replays
+        if self.expires_at:
+            headers[EXPIRES_AT_HEADER] = self.expires_at.isoformat()
         if self.made:
             headers[ATTEMPTS_HEADER] = {
                 "made": self.made,
@@ -170,14 +183,15 @@ class DeliveryRecord:
 
     def replayed(self, now: datetime) -> DeliveryRecord:
         """Return the record of a goal that a person sends again: it is new but for its past."""
-        return replace(self, enqueued_at=now, charged=0, replays=self.replays + 1)
+        return replace(self, enqueued_at=now, charged=0, replays=self.replays + 1, expires_at=None)
 
-    def age_seconds(self, now: datetime) -> float:
-        """Return how long ago the goal was enqueued."""
-        return (now - self.enqueued_at).total_seconds()
+    def is_expired(self, now: datetime, max_age_seconds: float) -> bool:
+        """Return whether the goal is older than that, or than its sender wanted."""
+        too_old = (now - self.enqueued_at).total_seconds() > max_age_seconds
+        return too_old or (self.expires_at is not None and now > self.expires_at)
 
 
-def _moment(text: Any, default: datetime) -> datetime:
+def _moment(text: Any, default: T) -> datetime | T:
     if text is None:
         return default
     moment = datetime.fromisoformat(text)

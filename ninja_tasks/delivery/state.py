@@ -2,7 +2,7 @@
 written to.
 
 Nothing is acknowledged before its fate is stored, so a write that fails is repeated until it
-succeeds, and the worker holds the message meanwhile.
+succeeds, and the worker holds the message meanwhile. A worker that is ending gives it back.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import redis
+from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from ..config import Settings
+from .stopping import is_stopping
 
 __all__ = ["Keys", "connect", "until_stored"]
 
@@ -26,6 +28,8 @@ T = TypeVar("T")
 
 _SOCKET_TIMEOUT_SECONDS = 5.0
 _CONNECT_TIMEOUT_SECONDS = 3.0
+_PATIENCE_AT_THE_END_SECONDS = 3.0
+_LOOK_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
 
 
@@ -42,6 +46,10 @@ class Keys:
     def page(self, delivery_id: str) -> str:
         """Return the key of a goal's page in the ledger."""
         return f"{self.prefix}l:{delivery_id}"
+
+    def heartbeat(self, process: str) -> str:
+        """Return the key that lives while a worker's process does."""
+        return f"{self.prefix}w:{process}"
 
     def limiter(self, name: str) -> str:
         """Return the key of the time up to which the slots of a rate limit are taken."""
@@ -118,7 +126,12 @@ def until_stored(write: Callable[[], T], delivery_id: str) -> T:
     Args:
         write: must be safe to repeat, because a write whose answer was lost is repeated too.
         delivery_id: for the log.
+
+    Raises:
+        celery.exceptions.Reject: if the worker is ending and the write fails for three seconds
+            more; the message goes back.
     """
+    give_up_at = None
     pause_seconds = _FIRST_PAUSE_SECONDS
     while True:
         try:
@@ -130,5 +143,12 @@ def until_stored(write: Callable[[], T], delivery_id: str) -> T:
                 type(error).__name__,
                 pause_seconds,
             )
-        time.sleep(pause_seconds)
+        over_at = time.monotonic() + pause_seconds
+        while time.monotonic() < over_at:
+            if is_stopping():
+                give_up_at = give_up_at or time.monotonic() + _PATIENCE_AT_THE_END_SECONDS
+                if time.monotonic() >= give_up_at:
+                    raise Reject("the worker is ending", requeue=True)
+                over_at = min(over_at, time.monotonic() + _LOOK_SECONDS)
+            time.sleep(min(_LOOK_SECONDS, pause_seconds))
         pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)

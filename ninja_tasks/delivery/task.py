@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import redis
 from celery import Task
-from celery.exceptions import Ignore, Retry
+from celery.exceptions import Ignore, Reject, Retry
 
 from ..config import Settings, settings_of
 from ..errors import InvalidGoal, TransientError
@@ -23,6 +23,7 @@ from .outcomes import Attempt, Verdict, decide
 from .parking import ParkedGoal, Parking
 from .record import DeliveryRecord
 from .state import Keys, connect, until_stored
+from .stopping import is_stopping
 
 __all__ = ["DeliveryTask"]
 
@@ -33,7 +34,7 @@ _LONGEST_SLEEP_SECONDS = 3.0
 #: A parked goal is back so long before its slot: the mover and the queue take their time.
 _BACK_EARLY_SECONDS = 2.5
 
-_ENDED = (Answer.GO, Answer.EXPIRED, Answer.DOUBT, Answer.EXHAUSTED)
+_ENDED = (Answer.GO, Answer.EXPIRED, Answer.DOUBT, Answer.EXHAUSTED, Answer.LOST)
 _ELSEWHERE = (Answer.DELIVERED, Answer.PARKED)
 _WHY_HELD = {
     Answer.BUSY: "is being sent by another worker",
@@ -61,7 +62,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
     queue = QUEUE_NAME
     serializer = "json"
     #: Named, not imported: only a worker needs it.
-    Strategy = "ninja_tasks.worker.strategy:without_eta"
+    Strategy = "ninja_tasks.worker.strategy:receive_goal"
 
     @cached_property
     def settings(self) -> Settings:
@@ -129,6 +130,15 @@ class DeliveryTask(Task):  # type: ignore[misc]
         self._park(seconds, retries=self.request.retries)
         raise Retry(why, when=round(seconds))
 
+    def _leave_if_stopping(self) -> None:
+        """Give the message back if the worker is ending: an attempt can take half a minute.
+
+        Raises:
+            celery.exceptions.Reject: if so.
+        """
+        if is_stopping():
+            raise Reject("the worker is ending", requeue=True)
+
     def _hold_until_eta(self) -> None:
         """Park a goal that came with an ETA in the future.
 
@@ -152,15 +162,17 @@ class DeliveryTask(Task):  # type: ignore[misc]
         Raises:
             celery.exceptions.Retry: after the goal was parked.
             celery.exceptions.Ignore: if another copy of the goal is delivered or parked.
+            celery.exceptions.Reject: if the worker is ending; the message goes back.
             InvalidGoal: if the message has an ETA that is no time.
         """
         self._carry(body, record)
+        self._leave_if_stopping()
         self._hold_until_eta()
         self.request.token = token_hex(4)
         self.api.prepare()
         on_unknown = record.on_unknown or self.settings.on_unknown
         while True:
-            expired = record.age_seconds(datetime.now(UTC)) > self.settings.max_age_seconds
+            expired = record.is_expired(datetime.now(UTC), self.settings.max_age_seconds)
             ask = partial(
                 self.gate.admit,
                 record,
@@ -182,6 +194,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
             if admission.wait_seconds > _LONGEST_SLEEP_SECONDS:
                 self._hold(admission.wait_seconds - _BACK_EARLY_SECONDS, "waits for the rate limit")
             time.sleep(admission.wait_seconds)
+            self._leave_if_stopping()
 
     def settle(
         self, body: Mapping[str, Any], record: DeliveryRecord, attempt: Attempt

@@ -30,7 +30,7 @@ from ..delivery.parking import Parking
 from ..delivery.state import Keys, connect
 from ..message import goal_queue
 
-__all__ = ["Intake", "Mover", "Reporter"]
+__all__ = ["Intake", "Mover", "PeriodicStep", "Reporter"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _BATCH = 500
 _SOON_SECONDS = 0.01
 
 
-class _PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """A step that does something again and again while the consumer is connected."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -52,10 +52,12 @@ class _PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     @cached_property
     def settings(self) -> Settings:
+        """The application's settings."""
         return settings_of(self.app)
 
     @cached_property
     def state(self) -> redis.Redis:
+        """The Redis that holds state."""
         return connect(self.settings)
 
     def start(self, consumer: Any) -> None:
@@ -83,7 +85,7 @@ class _PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._timer = consumer.timer.call_after(seconds, self._run, (consumer,))
 
 
-class Mover(_PeriodicStep):
+class Mover(PeriodicStep):
     """Puts parked goals that are due back on the queue."""
 
     name = "ninja_tasks.Mover"
@@ -98,7 +100,7 @@ class Mover(_PeriodicStep):
         return _SOON_SECONDS if moved == _BATCH else self.seconds
 
 
-class Intake(_PeriodicStep):
+class Intake(PeriodicStep):
     """Takes goals from the queue only while they may be sent."""
 
     name = "ninja_tasks.Intake"
@@ -148,7 +150,7 @@ class Intake(_PeriodicStep):
         self._said = state
 
 
-class Reporter(_PeriodicStep):
+class Reporter(PeriodicStep):
     """Tells Sentry what was held back, when its time is over."""
 
     name = "ninja_tasks.Reporter"

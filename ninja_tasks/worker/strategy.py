@@ -1,6 +1,9 @@
-"""How a worker receives goals: one that comes with an ETA goes to the task at once, which parks it.
+"""How a worker receives goals: what Celery would do to a message before the task sees it.
 
-Celery would keep the message in the worker's memory until it is due.
+A message whose parts have the wrong shape is refused here, because Celery would find out where the
+goal is lost. One with an ETA goes to the task at once, which parks it: Celery would keep it in the
+worker's memory until it is due. One with an expiry goes to the task too, which makes a dead letter
+of it when it is too late: Celery would drop it.
 """
 
 from __future__ import annotations
@@ -8,23 +11,69 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from celery.exceptions import InvalidTaskError
 from celery.worker.strategy import default
 
-from ..message import NOT_BEFORE_HEADER
+from ..message import EXPIRES_AT_HEADER, NOT_BEFORE_HEADER
 
-__all__ = ["without_eta"]
+__all__ = ["receive_goal"]
+
+#: Header of Celery's, and that of ours by which the task learns of it.
+_TASK_DECIDES = {"eta": NOT_BEFORE_HEADER, "expires": EXPIRES_AT_HEADER}
+_LONGEST_ID = 255
 
 
-def without_eta(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """Return Celery's own handler of messages, which no longer sees an ETA."""
+def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
+    """Return Celery's own handler of messages, behind a check of their shape."""
     receive: Callable[..., Any] = default(task, app, consumer, **options)
 
     def on_message(message: Any, body: Any, *arguments: Any, **more: Any) -> Any:
-        # The first version of Celery's protocol has the ETA in the body.
-        for part in (message.headers, body):
-            if isinstance(part, dict) and part.get("eta"):
-                part[NOT_BEFORE_HEADER] = part["eta"]
-                part["eta"] = None
+        # The first version of Celery's protocol has everything in the body.
+        described = body if body is not None else message.headers
+        _check(described, message.payload)
+        for theirs, ours in _TASK_DECIDES.items():
+            if described.get(theirs):
+                described[ours] = described[theirs]
+            if theirs in described:
+                described[theirs] = None
         return receive(message, body, *arguments, **more)
 
     return on_message
+
+
+def _check(described: Any, payload: Any) -> None:
+    """Raise ``InvalidTaskError`` unless Celery can work with these types."""
+    if isinstance(payload, dict):
+        args, kwargs, embed = payload.get("args", ()), payload.get("kwargs", {}), {}
+    elif isinstance(payload, (list, tuple)) and len(payload) == 3:
+        args, kwargs, embed = payload
+    else:
+        raise InvalidTaskError("the body is no list of arguments, keywords and options")
+    name, retries = described.get("id"), described.get("retries")
+    limits = described.get("timelimit")
+    shapes = {
+        "id": isinstance(name, str) and 0 < len(name) <= _LONGEST_ID and name.isprintable(),
+        "arguments": isinstance(args, (list, tuple)),
+        "keywords": isinstance(kwargs, dict),
+        "options": embed is None or isinstance(embed, dict),
+        "retries": retries is None or (_is_number(retries) and 0 <= retries <= 1000),
+        "timelimit": limits is None
+        or (
+            isinstance(limits, (list, tuple))
+            and len(limits) == 2
+            and all(limit is None or (_is_number(limit) and limit > 0) for limit in limits)
+        ),
+        "group": all(
+            isinstance(described.get(one), (str, type(None)))
+            for one in ("group", "root_id", "parent_id")
+        ),
+        "stamps": isinstance(described.get("stamps"), (dict, type(None)))
+        and isinstance(described.get("stamped_headers"), (list, type(None))),
+    }
+    wrong = [what for what, right in shapes.items() if not right]
+    if wrong:
+        raise InvalidTaskError(f"of a wrong type: {', '.join(wrong)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

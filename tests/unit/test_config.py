@@ -58,6 +58,9 @@ SAMPLES = {
     "sentry_dsn": Sample(None, "https://a@one.example/1", "https://a@one.example/1", DSN, DSN),
     "trust_env": Sample(False, "true", True, False, False),
     "key_prefix": Sample("ninja:", "one:", "one:", "two:", "two:"),
+    "transport": Sample("crash-safe", "stock", "stock", "crash-safe", "crash-safe"),
+    "strict": Sample(False, "true", True, False, False),
+    "liveness_file": Sample(None, "/tmp/a", "/tmp/a", "/tmp/b", "/tmp/b"),
 }
 
 BAD_TEXTS = {
@@ -75,6 +78,9 @@ BAD_TEXTS = {
     "sentry_dsn": [],
     "trust_env": ["maybe", "2", "truee"],
     "key_prefix": [],
+    "transport": ["Stock", "redis"],
+    "strict": ["maybe"],
+    "liveness_file": [],
 }
 BAD_NATIVES: dict[str, list[Any]] = {
     "api_url": [17, "", b"https://api.example", ["https://api.example"]],
@@ -91,6 +97,9 @@ BAD_NATIVES: dict[str, list[Any]] = {
     "sentry_dsn": [17, ["https://a@one.example/1"]],
     "trust_env": ["", 2, [], {}],
     "key_prefix": [17, b"one:"],
+    "transport": [1, ["stock"]],
+    "strict": ["", 2],
+    "liveness_file": [17],
 }
 
 every_setting = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)

@@ -277,5 +277,16 @@ def test_every_replay_is_counted() -> None:
     assert FRESH.replayed(RECEIVED_AT).replayed(RECEIVED_AT).replays == 2
 
 
-def test_the_age_is_counted_in_seconds_from_the_enqueueing() -> None:
-    assert FRESH.age_seconds(ENQUEUED_AT + timedelta(minutes=2, milliseconds=500)) == 120.5
+def test_a_goal_expires_by_its_age_in_seconds_from_the_enqueueing() -> None:
+    later = ENQUEUED_AT + timedelta(minutes=2, milliseconds=500)
+    assert not FRESH.is_expired(later, 120.5)
+    assert FRESH.is_expired(later, 120.4)
+
+
+def test_the_expiry_of_a_message_travels_in_the_headers_and_ends_with_a_replay() -> None:
+    expires = ENQUEUED_AT + timedelta(seconds=10)
+    record = FRESH.with_headers({"ninja_expires_at": expires.isoformat()})
+    assert FRESH.with_headers(record.headers()).expires_at == expires
+    assert not record.is_expired(expires, 604800)
+    assert record.is_expired(expires + timedelta(seconds=1), 604800)
+    assert record.replayed(expires).expires_at is None

@@ -1,8 +1,10 @@
 -- May this goal be sent now? Claims it if so.
--- KEYS: page, times of parked goals, gate, limiter
+-- KEYS: page, times of parked goals, gate, limiter, heartbeat of this process
 -- ARGV: delivery id, token, lease ms, interval ms (0: no limit), tolerance ms, lateness of a slot ms,
 --       page's life ms, expired, stop on doubt, max attempts, then of the message: made, charged,
---       doubtful, possible duplicate, replays
+--       doubtful, possible duplicate, replays; then this process, start of the keys of heartbeats,
+--       a heartbeat's life ms, how often a worker may be lost,
+--       ms until another goal may try an API that fails
 -- Returns: answer, milliseconds to wait, made, charged, doubtful, possible duplicate, lost at ms
 local now = now_ms()
 local token, interval = ARGV[2], tonumber(ARGV[4])
@@ -18,7 +20,12 @@ end
 
 if page.delivered then return answer('delivered') end
 local others = page.lease_until > 0 and page.token ~= token
-if others and page.lease_until > now then return answer('busy', page.lease_until - now) end
+if others and page.lease_until > now then
+  local alive = 0
+  if page.owner == '-' then alive = page.lease_until - now
+  else alive = redis.call('PTTL', ARGV[17] .. page.owner) end
+  if alive > 0 then return answer('busy', math.min(alive, page.lease_until - now)) end
+end
 -- A whole number is a parked goal, so this message is an old copy of it; the mover's claims are not whole.
 local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if due and tonumber(due) % 1 == 0 then return answer('parked') end
@@ -30,13 +37,15 @@ for name, value in pairs(counts) do
   -- What a person replays carries the counts that now hold; any other message can be an old copy.
   if replays > page.replays or value > page[name] then page[name] = value end
 end
+if replays > page.replays then page.lost = 0 end
 page.replays = math.max(page.replays, replays)
 if others then
   lost_at = page.claimed_at
   page.made, page.charged, page.doubtful = page.made + 1, page.charged + 1, page.doubtful + 1
-  page.lease_until = 0
+  page.lease_until, page.lost = 0, page.lost + 1
   write_page(KEYS[1], page, life)
 end
+if page.lost >= tonumber(ARGV[19]) then return answer('lost') end
 if ARGV[8] == '1' then return answer('expired') end
 if ARGV[9] == '1' and page.doubtful > counts.doubtful then return answer('doubt') end
 if page.charged >= tonumber(ARGV[10]) then return answer('exhausted') end
@@ -67,8 +76,11 @@ if interval > 0 then
 end
 
 page.slot, page.token, page.claimed_at, page.lease_until = 0, token, now, now + tonumber(ARGV[3])
+page.owner = ARGV[16]
+-- The main process beats for its children, and may not know this one yet.
+redis.call('SET', KEYS[5], '1', 'PX', ARGV[18], 'NX')
 write_page(KEYS[1], page, life)
 if open_until > 0 then
-  redis.call('HSET', KEYS[3], 'probe', token, 'probe_until', string.format('%.0f', page.lease_until))
+  redis.call('HSET', KEYS[3], 'probe', token, 'probe_until', string.format('%.0f', now + tonumber(ARGV[20])))
 end
 return answer('go')

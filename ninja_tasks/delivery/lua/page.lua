@@ -1,11 +1,12 @@
 -- A goal's page in the ledger, one string of words:
 --   d <delivered at, ms> <attempts> <possible duplicate> <token>
 --   o <attempts> <charged> <doubtful> <possible duplicate> <replays> <slot, ms> <token> <claimed at, ms> <lease until, ms>
+--     <process that claimed it> <how often its worker was lost since the last answer>
 -- A lease of 0 means that the attempt with this token is settled.
 local function read_page(key)
   local text = redis.call('GET', key)
   local page = {made = 0, charged = 0, doubtful = 0, duplicate = 0, replays = -1,
-                slot = 0, token = '-', claimed_at = 0, lease_until = 0}
+                slot = 0, token = '-', claimed_at = 0, lease_until = 0, owner = '-', lost = 0}
   if not text then return page end
   local words = {}
   for word in string.gmatch(text, '%S+') do words[#words + 1] = word end
@@ -18,11 +19,13 @@ local function read_page(key)
   page.duplicate, page.replays = tonumber(words[5]), tonumber(words[6])
   page.slot, page.token = tonumber(words[7]), words[8]
   page.claimed_at, page.lease_until = tonumber(words[9]), tonumber(words[10])
+  page.owner, page.lost = words[11] or '-', tonumber(words[12] or 0)
   return page
 end
 
 local function write_page(key, page, ttl_ms)
-  local text = string.format('o %d %d %d %d %d %.3f %s %.0f %.0f', page.made, page.charged,
-    page.doubtful, page.duplicate, page.replays, page.slot, page.token, page.claimed_at, page.lease_until)
+  local text = string.format('o %d %d %d %d %d %.3f %s %.0f %.0f %s %d', page.made, page.charged,
+    page.doubtful, page.duplicate, page.replays, page.slot, page.token, page.claimed_at, page.lease_until,
+    page.owner, page.lost)
   redis.call('SET', key, text, 'PX', ttl_ms)
 end

@@ -18,7 +18,7 @@ if outcome == 'delivered' then
   redis.call('ZREM', KEYS[6], ARGV[1])
 elseif not page.delivered and (page.token == token or page.lease_until == 0) then
   write_page(KEYS[1], {made = ARGV[4], charged = ARGV[5], doubtful = ARGV[6], duplicate = ARGV[7],
-    replays = ARGV[8], slot = 0, token = token, claimed_at = page.claimed_at, lease_until = 0}, ARGV[9])
+    replays = ARGV[8], slot = 0, token = token, claimed_at = page.claimed_at, lease_until = 0, owner = '-', lost = 0}, ARGV[9])
 end
 
 redis.call('HINCRBY', KEYS[3], 'attempts', 1)

@@ -1,0 +1,43 @@
+-- Acknowledges what is done, and takes messages: off their lists and into the held ones, in one step.
+-- KEYS: held messages, their leases, then the lists in the order in which they are looked at
+-- ARGV: most messages to take, prefix of their tags, for each list the end of its entry and its
+--       priority, then the acknowledged tags
+-- Returns: for each message the number of its list and its bytes; the n-th has the tag
+--          <prefix>.<n>.<priority>
+local lists = #KEYS - 2
+for first = 3 + 2 * lists, #ARGV, 1000 do
+  local last = math.min(first + 999, #ARGV)
+  redis.call('ZREM', KEYS[2], unpack(ARGV, first, last))
+  redis.call('HDEL', KEYS[1], unpack(ARGV, first, last))
+end
+local most = tonumber(ARGV[1])
+local time = redis.call('TIME')
+local now = string.format('%d.%06d', time[1], time[2])
+local taken, count = {}, 0
+for number = 1, lists do
+  if count >= most then break end
+  local list = KEYS[number + 2]
+  -- This comes first: after one command that frees memory, a full Redis lets a script write.
+  local messages = redis.call('RPOP', list, most - count)
+  if messages and #messages > 0 then
+    local held, leases = {}, {}
+    for _, raw in ipairs(messages) do
+      count = count + 1
+      local tag = ARGV[2] .. '.' .. count .. '.' .. ARGV[2 * number + 2]
+      held[#held + 1], held[#held + 2] = tag, '[' .. raw .. ARGV[2 * number + 1]
+      leases[#leases + 1], leases[#leases + 2] = now, tag
+      taken[#taken + 1], taken[#taken + 2] = number, raw
+    end
+    local written = redis.pcall('HSET', KEYS[1], unpack(held))
+    if type(written) ~= 'table' then written = redis.pcall('ZADD', KEYS[2], unpack(leases)) end
+    if type(written) == 'table' and written.err then
+      -- A script has no rollback.
+      for at = #messages, 1, -1 do
+        redis.call('RPUSH', list, messages[at])
+        redis.pcall('HDEL', KEYS[1], held[2 * at - 1])
+      end
+      return redis.error_reply(written.err)
+    end
+  end
+end
+return taken
