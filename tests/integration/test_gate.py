@@ -255,6 +255,18 @@ def test_a_claim_outlives_its_lease_however_short_the_ledger_is(client: redis.Re
     assert rig.lose_worker().admit(token="second").record.doubtful == 1
 
 
+def test_a_goal_is_admitted_and_settled_in_a_full_redis(rig: Rig) -> None:
+    rig.client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.ResponseError):
+            rig.client.set("more", "x")
+        assert rig.answer() is Answer.GO
+        rig.settle(Outcome.DELIVERED)
+        assert rig.answer(token="copy") is Answer.DELIVERED
+    finally:
+        rig.client.config_set("maxmemory", 0)
+
+
 # The limit
 
 

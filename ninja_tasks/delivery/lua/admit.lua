@@ -6,6 +6,7 @@
 --       a heartbeat's life ms, how often a worker may be lost,
 --       ms until another goal may try an API that fails
 -- Returns: answer, milliseconds to wait, made, charged, doubtful, possible duplicate, lost at ms
+write_although_full(KEYS[3])
 local now = now_ms()
 local token, interval = ARGV[2], tonumber(ARGV[4])
 -- A claim must outlive its lease, or nobody would know that its worker was lost.

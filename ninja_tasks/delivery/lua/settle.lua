@@ -4,6 +4,7 @@
 --       feeds the breaker, hold ms, threshold, first cool-down ms, longest cool-down ms, long outage ms,
 --       latency bucket
 -- Returns: news of the breaker ('', 'ailing' or 'recovered'), ms since it opened
+write_although_full(KEYS[2])
 local now = now_ms()
 local token, outcome = ARGV[2], ARGV[3]
 local page = read_page(KEYS[1])
