@@ -9,7 +9,7 @@ USABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c '$(USABLE)' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: help demo test stress rabbitmq unit lint format clean
+.PHONY: help demo test stress soak rabbitmq unit lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,11 +17,14 @@ help: ## show this list
 demo: $(VENV)/demo ## watch a few hundred goals travel, on real parts
 	@$(BIN)/ninja-tasks demo
 
-test: $(VENV)/dev ## run every test: about eight minutes
+test: $(VENV)/dev ## run every test: about twelve minutes
 	$(BIN)/python -m pytest
 
-stress: $(VENV)/dev ## run the outages, kills and floods in full size: about half an hour
-	NINJA_STRESS=1 $(BIN)/python -m pytest tests/stress --timeout=1800 -s
+stress: $(VENV)/dev ## run the faults, floods and limits in full size: about half an hour
+	NINJA_STRESS=1 $(BIN)/python -m pytest tests/acceptance/faults tests/stress --timeout=1800 -s
+
+soak: $(VENV)/dev ## kill workers and Redis at random for half an hour
+	NINJA_SOAK_MINUTES=30 $(BIN)/python -m pytest tests/stress/test_soak.py --timeout=2400 -s
 
 rabbitmq: $(VENV)/dev ## run the tests that need Debian's rabbitmq-server
 	$(BIN)/python -m pytest tests/rabbitmq

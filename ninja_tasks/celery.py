@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any
 
 from celery import Celery
-from celery.signals import import_modules, worker_shutting_down
+from celery.signals import celeryd_after_setup, import_modules, worker_shutting_down
 from celery.utils.imports import cwd_in_path
 from kombu.transport import TRANSPORT_ALIASES
 
@@ -92,6 +92,7 @@ def install(app: Celery) -> Celery:
         app.on_after_configure.connect(_configure, weak=False)
     app.steps["consumer"].update(_STEPS)
     import_modules.connect(_prepare_worker, sender=app, weak=False)
+    celeryd_after_setup.connect(_check_worker, weak=False)
     worker_shutting_down.connect(_tell_of_the_end, weak=False)
     return app
 
@@ -140,6 +141,13 @@ def _choose_transport(app: Celery, settings: Settings) -> None:
         # As kombu does where it reads the transport from the address.
         logger.warning("TLS to the broker without ssl_cert_reqs: its certificate is not verified")
         app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_NONE}
+
+
+def _check_worker(instance: Any, **signal: Any) -> None:
+    """Say what is wrong with the set-up, where the log is ready and nothing has begun."""
+    # Another application of this process may have a worker that delivers no goals.
+    if TASK_NAME in instance.app.tasks:
+        importlib.import_module(f"{__package__}.preflight").report_at_start(instance.app)
 
 
 def _tell_of_the_end(**signal: Any) -> None:

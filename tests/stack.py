@@ -122,6 +122,10 @@ class Worker:
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
         return [pid for pid in pids if _session_of(pid) == self._process.pid]
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the main process only."""
+        self._process.send_signal(number)
+
     def stop(self) -> int:
         """Ask the worker to finish what it has, and return its exit code."""
         self._process.send_signal(signal.SIGTERM)

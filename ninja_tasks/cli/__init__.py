@@ -22,6 +22,7 @@ __all__ = ["main", "ninja"]
 
 #: Module of each command; a module is loaded when its command or the list of commands is wanted.
 _COMMANDS = {
+    "check": "preflight",
     "dead": "letters",
     "demo": "demo",
     "enqueue": "importing",

@@ -61,7 +61,7 @@ import redis
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.json import loads
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 from ..errors import ConfigurationError
 
@@ -265,8 +265,14 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._plain: Any = None
         self.claimed_at = 0.0
         super().__init__(*positional, **options)
-        uptime = self.scripts.info("server").get("uptime_in_seconds", 0)
-        self._sweeps_from = monotonic() + max(0.0, self.visibility_timeout - int(uptime))
+        self._sweeps_from = monotonic() + max(0.0, self.visibility_timeout - self._uptime())
+
+    def _uptime(self) -> float:
+        """Return for how many seconds Redis has run, 0 where it may not be asked."""
+        try:
+            return float(self.scripts.info("server").get("uptime_in_seconds", 0))
+        except ResponseError:
+            return 0.0
 
     @property
     def awaits_claim(self) -> bool:
@@ -296,6 +302,13 @@ class Channel(stock.Channel):  # type: ignore[misc]
     @property
     def _held_keys(self) -> list[str]:
         return [self._key(self.unacked_key), self._key(self.unacked_index_key)]
+
+    def _queue_bind(self, *positional: Any, **options: Any) -> None:
+        """Declare a binding; a full Redis, which is there to be drained, likely has it already."""
+        try:
+            super()._queue_bind(*positional, **options)
+        except OutOfMemoryError as error:
+            logger.warning("Redis is full, so a binding was not declared: %s", error)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Look for messages, or claim some: whichever is due."""

@@ -18,8 +18,51 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 
 
+class Node:
+    """A RabbitMQ node that can be stopped and started again with what it has on its disk."""
+
+    def __init__(self, url: str, environment: dict[str, str], directory: Path) -> None:
+        self.url = url
+        self._environment = environment
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self._directory / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [SERVER],
+                env=self._environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        wait_until(self._answers, "RabbitMQ to start", _START_SECONDS)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait(_STOP_SECONDS)
+            self._process = None
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        log = (self._directory / "output").read_text(errors="replace")
+        assert self._process.poll() is None, log
+        try:
+            with Connection(self.url, connect_timeout=2) as connection:
+                connection.connect()
+        except OSError:
+            return False
+        return True
+
+
 @pytest.fixture(scope="session")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def rabbitmq(rabbitmq_node: Node) -> str:
+    return rabbitmq_node.url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     epmd = shutil.which("epmd")
     if epmd is None or not SERVER.exists():
         pytest.fail("RabbitMQ is needed: apt-get install rabbitmq-server")
@@ -43,25 +86,11 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     url = f"amqp://guest:guest@127.0.0.1:{port}//"
     names = subprocess.Popen([epmd], env=environment, stderr=subprocess.DEVNULL)
-    with (directory / "output").open("wb") as output:
-        node = subprocess.Popen(
-            [SERVER], env=environment, stdout=output, stderr=output, start_new_session=True
-        )
+    node = Node(url, environment, directory)
     try:
-        wait_until(lambda: _answers(url, node, directory), "RabbitMQ to start", _START_SECONDS)
-        yield url
+        node.start()
+        yield node
     finally:
-        os.killpg(node.pid, signal.SIGTERM)
-        node.wait(_STOP_SECONDS)
+        node.stop()
         names.terminate()
         names.wait(_STOP_SECONDS)
-
-
-def _answers(url: str, node: subprocess.Popen[bytes], directory: Path) -> bool:
-    assert node.poll() is None, (directory / "output").read_text(errors="replace")
-    try:
-        with Connection(url, connect_timeout=2) as connection:
-            connection.connect()
-    except OSError:
-        return False
-    return True

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import redis
-from stress.conftest import size
+from fleet import size
 
 from ninja_tasks.config import load_settings
 from ninja_tasks.delivery.gate import Answer, Gate
@@ -17,7 +17,7 @@ from ninja_tasks.delivery.outcomes import Attempt, Outcome
 from ninja_tasks.delivery.record import DeliveryRecord
 
 if TYPE_CHECKING:
-    from stress.conftest import Fleet
+    from fleet import Fleet
 
 GOALS = size(200, 1000)
 

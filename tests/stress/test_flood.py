@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fleet import GOAL_ID, size
 from stack import wait_until
-from stress.conftest import GOAL_ID, size
 
 from ninja_tasks import enqueue_goals
 
 if TYPE_CHECKING:
-    from stress.conftest import Fleet
+    from fleet import Fleet
 
 LETTERS = size(900, 50_000)
 PACE_LETTERS = size(300, 3000)

@@ -1,22 +1,20 @@
-"""Four workers share one limit, and the API's wish that they wait."""
+"""Four workers share one limit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from stress.conftest import size
+from fleet import size
 
 from ninja_tasks.config import settings_of
 from ninja_tasks.delivery.gate import Gate
 from ninja_tasks.delivery.state import connect
-from ninja_tasks.testing import Answer
 
 if TYPE_CHECKING:
-    from stress.conftest import Fleet
+    from fleet import Fleet
 
 RATE, BURST = 50, 5
 GOALS = size(500, 3000)
@@ -61,21 +59,3 @@ def test_four_workers_stay_below_the_limit_and_use_it(
     )
     assert most <= RATE + BURST
     assert took <= 1.05 * GOALS / RATE
-
-
-def test_one_429_silences_all_workers_and_spends_no_attempt(
-    fleet: Fleet, measured: Callable[..., None]
-) -> None:
-    fleet.start(4, concurrency=4, rate_limit=f"{RATE}/s")
-    fleet.enqueue(300)
-    fleet.api.wait_for(100)
-    fleet.api.script(Answer(429, retry_after=3))
-    fleet.wait_for(lambda now: now.delivered == 300, "every delivery")
-    times = sorted(one.monotonic for one in fleet.api.requests)
-    gaps = [after - before for before, after in pairwise(times)]
-    ledger = fleet.ledger()
-    attempts = sorted(int(words[2]) for words in ledger.values())
-    measured(longest_silence=round(max(gaps), 2), most_attempts=attempts[-1])
-    assert 2.5 <= max(gaps) <= 5
-    assert fleet.numbers().attempts == 301
-    assert attempts[-2:] == [1, 2]

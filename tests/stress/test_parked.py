@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import redis
-from stress.conftest import GOAL_ID, size
+from fleet import GOAL_ID, size
 
 from ninja_tasks.delivery.parking import ParkedGoal, Parking
 from ninja_tasks.delivery.state import Keys
 
 if TYPE_CHECKING:
-    from stress.conftest import Fleet
+    from fleet import Fleet
 
 GOALS = size(4000, 100_000)
 CONCURRENCY = 8

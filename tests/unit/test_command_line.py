@@ -41,7 +41,17 @@ def run(tmp_path: Path):
 
 def test_help_lists_every_command_and_every_setting_with_its_default(run) -> None:
     text = run("--help").stdout
-    for command in ("dead", "demo", "enqueue", "fake-api", "pause", "resume", "stats", "status"):
+    for command in (
+        "check",
+        "dead",
+        "demo",
+        "enqueue",
+        "fake-api",
+        "pause",
+        "resume",
+        "stats",
+        "status",
+    ):
         assert f"\n  {command}" in text
         assert run(command, "--help").returncode == 0
     for setting in SETTINGS:

@@ -60,7 +60,7 @@ SAMPLES = {
     "key_prefix": Sample("ninja:", "one:", "one:", "two:", "two:"),
     "transport": Sample("crash-safe", "stock", "stock", "crash-safe", "crash-safe"),
     "strict": Sample(False, "true", True, False, False),
-    "liveness_file": Sample(None, "/tmp/a", "/tmp/a", "/tmp/b", "/tmp/b"),
+    "liveness_file": Sample(None, "one.alive", "one.alive", "two.alive", "two.alive"),
 }
 
 BAD_TEXTS = {

@@ -27,6 +27,7 @@ FLOORS = {
     "dead_letters": 3,
     "tasks": 4,
     "status": 4,
+    "preflight": 4,
     "worker": 4,
     "__init__": 5,
     "celery": 5,

@@ -1,26 +1,28 @@
-"""One goal on the queue several times is sent once; Redis may die meanwhile."""
+"""One goal on the queue several times is sent once."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from stack import clean_environment, wait_until
-from stress.conftest import GOAL_ID
+from fleet import GOAL_ID
+from stack import clean_environment
 
-from ninja_tasks import enqueue_goal, goal_status
+from ninja_tasks import goal_status
 from ninja_tasks.testing import Answer
 
 if TYPE_CHECKING:
-    from stress.conftest import Fleet
+    from fleet import Fleet
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_a_goal_that_is_on_the_queue_five_times_is_sent_once(fleet: Fleet, pool: str) -> None:
+def test_a_goal_that_is_on_the_queue_five_times_is_sent_once(
+    fleet: Fleet, pool: str, fault: Callable[..., None]
+) -> None:
     fleet.api.default = Answer(200, delay_seconds=0.5)
     body = {"GoalId": GOAL_ID, "CustomerId": str(uuid.uuid4())}
     delivery_id = str(uuid.uuid4())
@@ -28,16 +30,16 @@ def test_a_goal_that_is_on_the_queue_five_times_is_sent_once(fleet: Fleet, pool:
         fleet.app.send_task(
             "ninja_tasks.reach_goal", args=[body], task_id=delivery_id, queue="ninja_tasks"
         )
-    # Copies wait for the claim, which lasts as long as the timeouts and a margin.
-    fleet.start(2, pool=pool, read_timeout_seconds="2", connect_timeout_seconds="1")
+    fleet.start(2, pool=pool)
     fleet.wait_for(lambda now: now.delivered == 1, "the delivery")
     fleet.wait_for(lambda now: now.queued == now.parked == 0, "the copies to end")
     assert len(fleet.api.requests) == 1
     assert goal_status(delivery_id, app=fleet.app).attempts == 1
+    fault(f"one goal five times on the queue ({pool})", fleet.wait_for_fates([delivery_id]))
 
 
 def test_a_key_that_five_processes_enqueue_is_sent_once(fleet: Fleet) -> None:
-    fleet.start(2, read_timeout_seconds="2", connect_timeout_seconds="1")
+    fleet.start(2)
     code = f"""
 from ninja_tasks import enqueue_goal
 from celery import Celery
@@ -56,24 +58,3 @@ print(enqueue_goal(goal_id={GOAL_ID!r}, customer_id={str(uuid.uuid4())!r}, key="
     fleet.wait_for(lambda now: now.queued == now.parked == 0, "the copies to end")
     assert len(fleet.api.requests) == 1
     assert goal_status(goal_id=GOAL_ID, key="order-1", app=fleet.app).state == "delivered"
-
-
-def test_redis_killed_while_a_goal_is_sent_does_not_let_it_be_sent_twice(fleet: Fleet) -> None:
-    fleet.start()
-    fleet.api.default = Answer(200, delay_seconds=1)
-    delivery_id = enqueue_goal(goal_id=GOAL_ID, customer_id=uuid.uuid4(), app=fleet.app)
-    fleet.api.wait_for(1, delivered=False)
-    fleet.broker.kill()
-    killed = time.monotonic()
-    fleet.api.wait_for(1)
-    wait_until(lambda: f"holding goal {delivery_id}" in fleet.workers[0].log, "it to be held")
-    wait_until(lambda: time.monotonic() >= killed + 4, "four seconds")
-    fleet.broker.start()
-    wait_until(
-        lambda: goal_status(delivery_id, app=fleet.app).state == "delivered", "the ledger's entry"
-    )
-    status = goal_status(delivery_id, app=fleet.app)
-    assert (status.attempts, status.possible_duplicate) == (1, False)
-    assert len(fleet.api.requests) == 1
-    # Celery's transport for Redis can end its worker when Redis drops: what must hold is the above.
-    fleet.workers.pop().end()

@@ -7,24 +7,24 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from fleet import size
 from stack import wait_until
-from stress.conftest import size
 
 if TYPE_CHECKING:
-    from stress.conftest import Fleet
+    from fleet import Fleet
 
 GOALS = size(300, 5000)
 OUTAGE_SECONDS = size(10, 30)
-CONCURRENCY = 4
+CONCURRENCY = {"threads": 4, "prefork": 2}
 RATE = 50
 THRESHOLD = 5
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_an_outage_costs_no_goal_no_attempts_and_hardly_any_cpu(
-    fleet: Fleet, pool: str, measured: Callable[..., None]
+    fleet: Fleet, pool: str, measured: Callable[..., None], fault: Callable[..., None]
 ) -> None:
-    workers = fleet.start(2, pool=pool, concurrency=CONCURRENCY)
+    workers = fleet.start(2, pool=pool, concurrency=CONCURRENCY[pool])
     before = warm_up(fleet, pool)
     fleet.api.stop()
     ids = fleet.enqueue(GOALS)
@@ -55,6 +55,8 @@ def test_an_outage_costs_no_goal_no_attempts_and_hardly_any_cpu(
     numbers = fleet.numbers()
     spent = numbers.attempts - len(before) - GOALS
     most = max(int(words[2]) for words in ledger.values())
+    fates = fleet.wait_for_fates(ids)
+    fault(f"API down for {OUTAGE_SECONDS} s ({pool})", fates, drained)
     fleet.stop()
     events = fleet.kent.all_events()
     measured(
@@ -80,7 +82,7 @@ def test_an_outage_costs_no_goal_no_attempts_and_hardly_any_cpu(
 def warm_up(fleet: Fleet, pool: str) -> list[str]:
     """Let every process deliver something: its first goal takes memory that stays."""
     name = {"prefork": "ForkPoolWorker-{}]", "threads": "MainProcess]"}[pool]
-    processes = {name.format(number + 1) for number in range(CONCURRENCY)}
+    processes = {name.format(number + 1) for number in range(CONCURRENCY[pool])}
     ids: list[str] = []
 
     def all_warm() -> bool:

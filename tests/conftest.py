@@ -1,0 +1,14 @@
+"""What all tests share: fleets of workers, and the table of faults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fleet import durable_fleet, fault, fleet, measured, print_faults
+
+__all__ = ["durable_fleet", "fault", "fleet", "measured"]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    print_faults(terminalreporter, config)

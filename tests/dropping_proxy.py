@@ -1,0 +1,80 @@
+"""A TCP proxy that can drop what is sent without closing a connection, as a bad network does."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+from typing import Self
+
+
+class DroppingProxy(threading.Thread):
+    """Forwards connections to a port of 127.0.0.1, until it is told to drop everything.
+
+    What was sent while it drops is forwarded afterwards, as TCP would send it again.
+    """
+
+    def __init__(self, target: int) -> None:
+        super().__init__(daemon=True)
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._peers: dict[socket.socket, socket.socket] = {}
+        self._forwards = threading.Event()
+        self._forwards.set()
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._forwards.set()
+        self.join()
+        self._selector.close()
+        for one in (self._listener, *self._peers):
+            one.close()
+
+    def drop(self) -> None:
+        self._forwards.clear()
+
+    def forward(self) -> None:
+        self._forwards.set()
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            for key, _events in self._selector.select(0.05):
+                self._forwards.wait()
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif isinstance(key.fileobj, socket.socket):
+                    self._pass_on(key.fileobj)
+
+    def _accept(self) -> None:
+        here, _address = self._listener.accept()
+        try:
+            there = socket.create_connection(("127.0.0.1", self._target))
+        except OSError:
+            here.close()
+            return
+        for one, other in ((here, there), (there, here)):
+            self._peers[one] = other
+            self._selector.register(one, selectors.EVENT_READ)
+
+    def _pass_on(self, source: socket.socket) -> None:
+        if source not in self._peers:
+            return
+        try:
+            data = source.recv(65536)
+            if data:
+                self._peers[source].sendall(data)
+        except OSError:
+            data = b""
+        if not data:
+            for one in (source, self._peers[source]):
+                self._selector.unregister(one)
+                del self._peers[one]
+                one.close()
