@@ -29,8 +29,8 @@ done       the acknowledgement removed it. Acknowledgements are gathered for at 
 =========  =======================================================================================
 
 How a worker waits: ``BLMOVE list list RIGHT RIGHT`` moves the last message of the list to where it
-was, so it ends as soon as there is one and takes nothing. With several lists it looks at one after
-the other, each for a tenth of a second.
+was, so it ends as soon as there is one and takes nothing. With several lists it looks at the first
+for a tenth of a second, and then claims from all of them.
 
 Whatever lies on a list can be claimed. What is no message of Celery's becomes a :class:`Message`
 whose ``fault`` says why, and whose ``raw`` has its bytes.
@@ -260,7 +260,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._tag_prefix = ""
         self._lists: list[tuple[str, str, int]] = []
         self._pause_until = 0.0
-        self._troubled = False
+        self._troubled: set[str | None] = set()
         self._cached: Any = None
         self._plain: Any = None
         self.claimed_at = 0.0
@@ -368,9 +368,12 @@ class Channel(stock.Channel):  # type: ignore[misc]
                 raise
             except ResponseError as error:
                 self._acknowledged.extendleft(self._on_their_way)
-                self._pause(error)
+                # A full Redis refuses to be looked at, and can be claimed from all the same.
+                self._looks = False
+                self._pause(asked, error)
                 raise Empty from None
-            self._by_text = self._troubled = False
+            self._by_text = False
+            self._troubled.discard(asked)
         finally:
             self._in_poll = None
             self._asked = None
@@ -385,11 +388,11 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._deliver(reply)
         return True
 
-    def _pause(self, error: ResponseError) -> None:
+    def _pause(self, asked: str | None, error: ResponseError) -> None:
         self._pause_until = monotonic() + _PAUSE_AFTER_ERROR_SECONDS
-        if not self._troubled:
+        if asked not in self._troubled:
             logger.warning("Redis hands out no messages, trying on every second: %s", error)
-        self._troubled = True
+        self._troubled.add(asked)
 
     def _deliver(self, reply: list[Any]) -> None:
         unwanted = []

@@ -200,7 +200,7 @@ def test_with_a_key_prefix_every_key_has_it(server: EmbeddedServer, client: redi
         taker.messages[0].ack()
         taker.messages[1].reject(requeue=True)
         assert taker.take(3) == [1, 2, 2]
-    assert all(key.startswith("shop:") for key in client)
+    assert all(key.startswith("shop:") for key in client.scan_iter())
     assert client.llen("shop:q") == 1
 
 
@@ -306,6 +306,21 @@ def test_a_full_redis_can_be_drained(server: EmbeddedServer, client: redis.Redis
         taker.messages[0].ack()
         taker.messages[1].reject(requeue=True)
         assert client.llen("q") == 1
+
+
+def test_a_consumer_that_waits_when_redis_gets_full_takes_what_comes(
+    server: EmbeddedServer, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(server.url, "elsewhere", "late")
+    with taking(server.url, "q") as taker:
+        taker.drain(0.3)
+        client.config_set("maxmemory", 1)
+        wait_until(lambda: taker.drain() or "hands out no messages" in caplog.text, "a refusal")
+        client.rename("elsewhere", "q")
+        assert taker.take(1) == ["late"]
+        for _ in range(20):
+            taker.drain()
+        assert caplog.text.count("hands out no messages") == 1
 
 
 def test_a_claim_that_cannot_be_written_down_takes_nothing(
