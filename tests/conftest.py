@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from fleet import durable_fleet, fault, fleet, measured, print_faults
+from tls import certificate
 
-__all__ = ["durable_fleet", "fault", "fleet", "measured"]
+__all__ = ["certificate", "durable_fleet", "fault", "fleet", "measured"]
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

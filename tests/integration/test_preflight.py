@@ -22,6 +22,7 @@ import sentry_sdk
 from celery import Celery
 from click.testing import CliRunner, Result
 from stack import Worker, clean_environment, free_port, wait_until
+from tls import openssl
 
 from ninja_tasks import ConfigurationError, install
 from ninja_tasks import preflight as package
@@ -373,24 +374,6 @@ class TlsServer:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and a certificate for 127.0.0.1 that nobody signed."""
-    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    request = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
-    files = ["-keyout", str(path), "-out", f"{path}.crt"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
-    uses = ["-addext", "keyUsage=digitalSignature,keyCertSign"]
-    openssl(*request.split(), *names, *uses, *files)
-    path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
-    return path
-
-
-def openssl(*arguments: str) -> str:
-    done = subprocess.run(["openssl", *arguments], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 @pytest.fixture

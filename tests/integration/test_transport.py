@@ -17,6 +17,7 @@ import redis
 from kombu import Connection, Consumer, Producer, Queue
 from kombu.transport import TRANSPORT_ALIASES
 from stack import free_port, wait_until
+from tls import TlsProxy
 
 from ninja_tasks.errors import ConfigurationError
 from ninja_tasks.testing import EmbeddedServer, embedded, embedded_server
@@ -365,6 +366,16 @@ def test_a_password_is_used(client: redis.Redis) -> None:
         with taking(url, "q") as taker:
             assert taker.take(1) == [1]
             taker.messages[0].ack()
+
+
+def test_tls_is_used(server: EmbeddedServer, client: redis.Redis, certificate: Path) -> None:
+    send(server.url, "q", 1)
+    with TlsProxy(server.port, certificate) as proxy:
+        url = f"rediss://127.0.0.1:{proxy.port}/0?ssl_cert_reqs=required&ssl_ca_certs={certificate}"
+        with taking(url, "q") as taker:
+            assert taker.take(1) == [1]
+            taker.messages[0].ack()
+        assert not client.exists(HELD)
 
 
 @contextmanager
