@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,52 @@ def test_a_worker_consumes_only_what_it_was_told_to(app: Celery) -> None:
     install(app).loader.import_default_modules()
     app.amqp.queues.select(["celery"])
     assert set(app.amqp.queues.consume_from) == {"celery"}
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://one.example/0", "Transport"),
+        ("rediss://one.example/0?ssl_cert_reqs=required", "Transport"),
+        ("redis+socket:///run/redis.sock", "Transport"),
+        ("sentinel://one.example:26379/0", "SentinelTransport"),
+    ],
+)
+def test_a_worker_takes_messages_from_redis_by_the_crash_safe_transport(
+    app: Celery, url: str, name: str
+) -> None:
+    app.conf.broker_url = url
+    app.conf.ninja_redis_url = "redis://one.example/1"
+    install(app).loader.import_default_modules()
+    found = app.connection_for_read().get_transport_cls()
+    assert (found.__module__, found.__name__) == ("ninja_tasks.worker.transport", name)
+    assert app.conf.broker_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "transport"),
+    [("redis://one.example/0", "stock"), ("amqp://one.example//", "crash-safe")],
+)
+def test_a_worker_keeps_celerys_transport_where_it_is_told_to_and_for_rabbitmq(
+    app: Celery, url: str, transport: str
+) -> None:
+    app.conf.update(
+        broker_url=url, ninja_transport=transport, ninja_redis_url="redis://one.example/1"
+    )
+    install(app).loader.import_default_modules()
+    assert app.connection_for_read().get_transport_cls().__module__.startswith("kombu.")
+
+
+@pytest.mark.parametrize(
+    ("query", "verified"), [("", ssl.CERT_NONE), ("?ssl_cert_reqs=required", ssl.CERT_REQUIRED)]
+)
+def test_tls_to_the_broker_is_as_it_is_with_celerys_transport(
+    app: Celery, query: str, verified: int
+) -> None:
+    app.conf.broker_url = f"rediss://one.example/0{query}"
+    app.conf.ninja_redis_url = "redis://one.example/1"
+    install(app).loader.import_default_modules()
+    assert app.connection_for_read().ssl["ssl_cert_reqs"] == verified
 
 
 def test_a_worker_with_a_broken_setting_does_not_start(app: Celery) -> None:
