@@ -77,9 +77,10 @@ def install(app: Celery) -> Celery:
     """Make an existing Celery application able to deliver goals.
 
     Its workers get the task ``ninja_tasks.reach_goal`` and consume the queue ``ninja_tasks`` beside
-    their own, unless ``-Q`` names others. From a Redis they take the messages of all their queues by
-    the crash-safe transport, unless the setting ``transport`` says otherwise. The application's own settings win over the defaults that
-    this adds. May be called before or after it is configured.
+    their own, unless ``-Q`` names others. From a Redis they take the messages of all their queues
+    by the crash-safe transport, unless the setting ``transport`` says otherwise. The application's
+    own settings win over the defaults that this adds. May be called before or after it is
+    configured.
 
     Args:
         app: the application.
