@@ -263,6 +263,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._troubled: set[str | None] = set()
         self._cached: Any = None
         self._plain: Any = None
+        self._without_acknowledgement: set[str] = set()
         self.claimed_at = 0.0
         super().__init__(*positional, **options)
         self._sweeps_from = monotonic() + max(0.0, self.visibility_timeout - self._uptime())
@@ -302,6 +303,13 @@ class Channel(stock.Channel):  # type: ignore[misc]
     @property
     def _held_keys(self) -> list[str]:
         return [self._key(self.unacked_key), self._key(self.unacked_index_key)]
+
+    def basic_consume(self, queue: str, no_ack: bool = False, *rest: Any, **options: Any) -> Any:
+        """Begin to take messages from a queue."""
+        self._without_acknowledgement.discard(queue)
+        if no_ack:
+            self._without_acknowledgement.add(queue)
+        return super().basic_consume(queue, no_ack, *rest, **options)
 
     def _queue_bind(self, *positional: Any, **options: Any) -> None:
         """Declare a binding; a full Redis, which is there to be drained, likely has it already."""
@@ -401,6 +409,8 @@ class Channel(stock.Channel):  # type: ignore[misc]
             tag = f"{self._tag_prefix}.{at // 2 + 1}.{priority}"
             if queue in self.connection._callbacks and queue in self._active_queues:
                 self.connection._deliver(Claimed(reply[at + 1], tag, queue), queue)
+                if queue in self._without_acknowledgement:
+                    self.acknowledge(tag)
             else:
                 unwanted.append(tag)
         if unwanted:

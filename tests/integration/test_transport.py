@@ -45,7 +45,9 @@ def client(server: EmbeddedServer) -> Iterator[redis.Redis]:
 class Taker:
     """A consumer that notes what it gets and acknowledges when it is told to."""
 
-    def __init__(self, connection: Connection, *queues: Queue, prefetch: int = 0) -> None:
+    def __init__(
+        self, connection: Connection, *queues: Queue, prefetch: int = 0, no_ack: bool = False
+    ) -> None:
         self.connection = connection
         self.messages: list[Any] = []
         self.consumer = Consumer(
@@ -54,6 +56,7 @@ class Taker:
             on_message=self.messages.append,
             accept=["json"],
             prefetch_count=prefetch or None,
+            no_ack=no_ack,
         )
         self.consumer.consume()
 
@@ -82,13 +85,19 @@ class Taker:
 
 @contextmanager
 def taking(
-    url: str, *queues: str | Queue, transport: str = PLAIN, prefetch: int = 0, **options: Any
+    url: str,
+    *queues: str | Queue,
+    transport: str = PLAIN,
+    prefetch: int = 0,
+    no_ack: bool = False,
+    **options: Any,
 ) -> Iterator[Taker]:
     with Connection(url, transport=transport, transport_options=options) as connection:
         yield Taker(
             connection,
             *(Queue(one, routing_key=one) if isinstance(one, str) else one for one in queues),
             prefetch=prefetch,
+            no_ack=no_ack,
         )
 
 
@@ -142,6 +151,15 @@ def test_no_more_is_taken_than_there_is_room_for(
         taker.messages[0].ack()
         taker.messages[1].reject()
         assert taker.take(6) == [0, 1, 2, 3, 4, 5]
+
+
+def test_who_wants_no_acknowledgements_needs_to_give_none(
+    server: EmbeddedServer, client: redis.Redis
+) -> None:
+    send(server.url, "q", 1, 2)
+    with taking(server.url, "q", no_ack=True) as taker:
+        assert taker.take(2) == [1, 2]
+        assert not client.exists(HELD, LEASES, "q")
 
 
 def test_a_claim_takes_at_most_32(server: EmbeddedServer, client: redis.Redis) -> None:
