@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GOALS = 40
 POST_SECONDS = 1.5
-READ_TIMEOUT_SECONDS = 3
+READ_TIMEOUT_SECONDS = 5
 
 
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
