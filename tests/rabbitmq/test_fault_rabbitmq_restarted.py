@@ -18,7 +18,7 @@ from ninja_tasks import enqueue_goals, install
 from ninja_tasks.testing import Answer, FakeSalesNinja, embedded_server
 
 if TYPE_CHECKING:
-    from conftest import Node
+    from rabbitmq_node import Node
 
 GOALS = 400
 AWAY_SECONDS = 3.0
