@@ -9,7 +9,7 @@ USABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c '$(USABLE)' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: help demo test stress soak rabbitmq unit lint format clean
+.PHONY: help demo test stress soak bench rabbitmq unit lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ stress: $(VENV)/dev ## run the faults, floods and limits in full size: about hal
 
 soak: $(VENV)/dev ## kill workers and Redis at random for half an hour
 	NINJA_SOAK_MINUTES=30 $(BIN)/python -m pytest tests/stress/test_soak.py --timeout=2400 -s
+
+bench: $(VENV)/dev ## measure what a goal costs, beside other queues: about half an hour; QUICK=1: three minutes
+	@PYTHONPATH=tests QUICK=$(QUICK) $(BIN)/python -m benchmarks
 
 rabbitmq: $(VENV)/dev ## run the tests that need Debian's rabbitmq-server
 	$(BIN)/python -m pytest tests/rabbitmq
@@ -42,7 +45,7 @@ format: $(VENV)/dev ## mend the style
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) $(VENV)-3.* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-3.* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .bench
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed: install one" \
