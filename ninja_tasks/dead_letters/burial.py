@@ -18,7 +18,7 @@ from ..errors import DeadLettered
 from .report import Reporter
 from .store import DeadLetter, DeadLetterStore
 
-__all__ = ["Cause", "bury"]
+__all__ = ["Cause", "bury", "letter_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def bury(task: DeliveryTask, cause: Cause, record: DeliveryRecord, payload: Any)
     Raises:
         DeadLettered: always; Celery acknowledges the message after it.
     """
-    letter = _letter(cause, record, payload, task.request.hostname)
+    letter = letter_of(cause, record, payload, task.request.hostname)
     store, reporter = _offices(task.state, task.settings.key_prefix)
     until_stored(lambda: store.put(letter), letter.delivery_id)
     reporter.tell(letter, store)
@@ -94,7 +94,15 @@ def _offices(client: redis.Redis, key_prefix: str) -> tuple[DeadLetterStore, Rep
     return DeadLetterStore(client, keys), Reporter(client, keys)
 
 
-def _letter(cause: Cause, record: DeliveryRecord, payload: Any, worker: str | None) -> DeadLetter:
+def letter_of(cause: Cause, record: DeliveryRecord, payload: Any, worker: str | None) -> DeadLetter:
+    """Return the letter of a goal that dies now.
+
+    Args:
+        cause: why.
+        record: the goal's delivery so far.
+        payload: the body of the goal as it came.
+        worker: name of the worker that writes it.
+    """
     return DeadLetter(
         delivery_id=record.delivery_id,
         reason=cause.reason,

@@ -9,16 +9,17 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from ninja_tasks.testing import embedded_server
 from rabbitmq_node import is_installed, rabbitmq_node
 from rich.console import Console
+
+from ninja_tasks.testing import embedded_server
 
 from .api import Api, AsyncioApi, fast_api
 from .cells import Bench
 from .environments import ROOT, environments
 from .field import BARE, FIELD, FIRST, OURS, Contender
+from .memory import bytes_by_state
 from .report import Results, machine, show
 
 __all__ = ["main"]
@@ -52,6 +53,7 @@ def main() -> None:
             _round(bench, results, field, fast, slow, quick)
         console.print("Ours alone ...")
         _ours_alone(bench, results, fast, slow, quick)
+        results.record("bytes", bytes_by_state(brokers["redis"], 2000 if quick else 20_000))
     results.record(
         "machine",
         machine()
@@ -76,7 +78,8 @@ def _round(
         name = contender.name
         drained = bench.drain(contender, fast, _some(goals, contender.share), _THREADS)
         results.add(name, {f"fast {k}": v for k, v in asdict(drained).items()})
-        drained = bench.drain(contender, slow, _some(slow_goals, contender.slow_share), _SLOW_THREADS)
+        some = _some(slow_goals, contender.slow_share)
+        drained = bench.drain(contender, slow, some, _SLOW_THREADS)
         results.add(name, {f"slow {k}": v for k, v in asdict(drained).items()})
         if contender is BARE:
             continue
@@ -100,7 +103,8 @@ def _ours_alone(bench: Bench, results: Results, fast: Api, slow: Api, quick: boo
             drained = bench.drain(ours, fast, 3000 if quick else 8000, _THREADS, queued=queued)
             results.add(f"backlog {queued:,}", asdict(drained))
     results.record("traffic", asdict(bench.traffic(ours, fast, 1000 if quick else 5000, _THREADS)))
-    results.record("queued bytes", bench.queued_bytes(ours, 10_000))
+    for number in (10_000, 20_000) if quick else (10_000, 1_000_000):
+        results.add(f"enqueued {number:,}", asdict(bench.enqueue(ours, "many", number)))
 
 
 def _some(goals: int, share: float) -> int:

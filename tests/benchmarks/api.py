@@ -133,7 +133,7 @@ class AsyncioApi(Api):
 
 
 def fast_api() -> Api:
-    """Return nginx, installed from Debian if need be, or the server in Python where it cannot be."""
+    """Return nginx, installed from Debian if need be, else the server in Python."""
     if _nginx() is None and os.geteuid() == 0 and shutil.which("apt-get"):
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for words in ("update", "install --yes --no-install-recommends nginx-light"):

@@ -50,10 +50,17 @@ class Drain:
 
 @dataclass(frozen=True)
 class Enqueue:
-    """A loop of a producer: goals per second, and its processor time in microseconds per goal."""
+    """A loop of a producer.
+
+    Attributes:
+        rate: goals per second.
+        cpu: its processor time, in microseconds per goal.
+        grown: by how many megabytes its memory grew.
+    """
 
     rate: float
     cpu: float
+    grown: float
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,9 @@ class Bench:
         environment = self._environment(contender, "http://127.0.0.1:9", 1)
         found = self._produce(contender, environment, way, goals)
         return Enqueue(
-            rate=found["goals"] / found["seconds"], cpu=found["cpu"] / found["goals"] * 1e6
+            rate=found["goals"] / found["seconds"],
+            cpu=found["cpu"] / found["goals"] * 1e6,
+            grown=found["grown"],
         )
 
     def first_enqueue(self, contender: Contender) -> float:
@@ -158,14 +167,6 @@ class Bench:
         with self._commands() as commands:
             self._drain_all(contender, api, goals, threads)
         return Traffic(commands[0] / goals, received / goals, sent / goals)
-
-    def queued_bytes(self, contender: Contender, goals: int) -> float:
-        """Return the memory that Redis needs for each goal in the queue."""
-        self._empty()
-        before = self._redis.info("memory")["used_memory"]
-        environment = self._environment(contender, "http://127.0.0.1:9", 1)
-        self._fill(contender, environment, goals)
-        return float(self._redis.info("memory")["used_memory"] - before) / goals
 
     def _drain_all(self, contender: Contender, api: Api, goals: int, threads: int) -> None:
         environment = self._environment(contender, api.url, threads)
@@ -201,7 +202,8 @@ class Bench:
             BENCH_API=url,
             BENCH_CONCURRENCY=str(threads),
             NINJA_API_URL=url,
-            NINJA_RATE_LIMIT="none",
+            # So high that nobody waits, and so the limit is kept all the same.
+            NINJA_RATE_LIMIT="100000/s",
             NINJA_REDIS_URL=self._brokers["redis"],
         )
 
@@ -210,7 +212,7 @@ class Bench:
         self._produce(contender, environment, "many" if contender.bulk else "each", goals)
 
     def _empty(self) -> None:
-        self._redis.flushall()
+        self._redis.execute_command("FLUSHALL", "SYNC")
 
     def _produce(
         self, contender: Contender, environment: Mapping[str, str], way: str, goals: int
@@ -251,6 +253,9 @@ class Bench:
         if "celery" in words:
             words.append(f"--hostname=worker{number}@bench")
         words[0] = str(self._environments[contender.packages].bin / words[0])
+        if contender.bound:
+            cores = sorted(os.sched_getaffinity(0), reverse=True)
+            words = ["taskset", "--cpu-list", str(cores[number % len(cores)]), *words]
         log = self._directory / f"{contender.module}-{number}.log"
         return Tree(words, environment, _CONTENDERS, log)
 
@@ -293,5 +298,3 @@ def _count_commands(monitor: redis.client.Monitor, found: list[int]) -> None:
             if _LAST_COMMAND in command["command"]:
                 return
             found[0] += command["client_type"] != "lua"
-
-

@@ -54,9 +54,7 @@ class Environment:
 
     def versions(self) -> dict[str, str]:
         """Return the version of every package in it, and of its Python."""
-        versions: dict[str, str] = json.loads(
-            self._run(str(self.bin / "python"), "-c", _VERSIONS)
-        )
+        versions: dict[str, str] = json.loads(self._run(str(self.bin / "python"), "-c", _VERSIONS))
         return versions
 
     def _run(self, *command: str) -> str:

@@ -26,6 +26,7 @@ class Contender:
         broker: ``redis`` or ``rabbitmq``.
         bulk: whether it has a way to enqueue many goals at once.
         processes: workers of it that run at the same time.
+        bound: whether each of them may run on one core only.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Contender:
     broker: str = "redis"
     bulk: bool = False
     processes: int = 1
+    bound: bool = False
 
     @property
     def queued(self) -> bool:
@@ -61,6 +63,15 @@ OURS = (
         _OURS + " --pool=threads --concurrency={threads}",
         _EXACT,
         bulk=True,
+    ),
+    Contender(
+        "ninja_tasks, threads, bound to a core",
+        "ours",
+        (),
+        _OURS + " --pool=threads --concurrency={threads}",
+        _EXACT,
+        bulk=True,
+        bound=True,
     ),
     Contender(
         "ninja_tasks, prefork 2",
@@ -145,12 +156,8 @@ FIELD = (
         "arq arq_redis.WorkerSettings",
         _AGAIN,
     ),
-    Contender(
-        "taskiq list, aiohttp", "taskiq_redis_list", _TASKIQ, _TASKIQ_WORKER, _LOST
-    ),
-    Contender(
-        "taskiq stream, aiohttp", "taskiq_redis_stream", _TASKIQ, _TASKIQ_WORKER, _AGAIN
-    ),
+    Contender("taskiq list, aiohttp", "taskiq_redis_list", _TASKIQ, _TASKIQ_WORKER, _LOST),
+    Contender("taskiq stream, aiohttp", "taskiq_redis_stream", _TASKIQ, _TASKIQ_WORKER, _AGAIN),
 )
 
 #: Whose first goal of a fresh process is measured.

@@ -103,19 +103,26 @@ def _sentences(results: Results) -> list[str]:
     backlogs = [name for name in results.data["cells"] if name.startswith("backlog")]
     short, long = (results.rounds(name, "rate") for name in backlogs)
     small, large = (results.rounds(name, "megabytes") for name in backlogs)
-    traffic = results.data["traffic"]
+    traffic, kept = results.data["traffic"], results.data["bytes"]
+    grown = {
+        name: results.rounds(name, "grown")[0]
+        for name in results.data["cells"]
+        if name.startswith("enqueued")
+    }
     return [
         f"enqueue_goal: {_spread(each)} µs of processor time, {_ratio(each, delay)} of task.delay",
         f"enqueue_goals: {_spread(many)} µs for a goal, {_ratio(rate, delay_rate)} of the goals/s"
-        " of a loop of task.delay",
+        " of a loop of task.delay; the producer's memory grew by "
+        + ", ".join(f"{size:.1f} MB ({name})" for name, size in grown.items()),
         f"import and first enqueue_goal: {_spread(mine, 2)} s of processor time, "
         f"{_ratio(mine, bare)} of a bare Celery application's first delay",
         f"API of 50 ms, 32 threads: one process {_spread(one)} goals/s "
         f"({median(one) / 640:.2f} of 640), two {_spread(two)} ({_ratio(two, one)})",
         f"{backlogs[1]} against {backlogs[0]}: {_ratio(long, short)} of the goals/s, "
         f"{_ratio(large, small)} of the memory",
-        f"Redis for a goal: {traffic['commands']:.2f} commands, {traffic['bytes_in']:.0f} bytes in, "
-        f"{traffic['bytes_out']:.0f} out; {results.data['queued bytes']:.0f} bytes of memory queued",
+        f"Redis for a goal: {traffic['commands']:.2f} commands, {traffic['bytes_in']:.0f} bytes"
+        f" in, {traffic['bytes_out']:.0f} out; memory in bytes: "
+        + ", ".join(f"{state} {size:.0f}" for state, size in kept.items()),
     ]
 
 

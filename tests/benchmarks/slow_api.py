@@ -1,6 +1,7 @@
 """An HTTP server that counts POST requests and answers each after so many milliseconds.
 
-Usage: ``python slow_api.py PORT MILLISECONDS``. It understands no more of HTTP than a benchmark says.
+Usage: ``python slow_api.py PORT MILLISECONDS``. It understands no more of HTTP than a benchmark
+says.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ async def reach(context, body):
 
 
 class WorkerSettings:
-    functions = [reach]
+    functions = (reach,)
     redis_settings = BROKER
     on_startup = startup
     on_shutdown = shutdown
