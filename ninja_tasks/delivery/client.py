@@ -2,6 +2,10 @@
 
 ``requests`` with a session for each thread, both timeouts, no redirects, TLS verified. Whatever
 happens on the wire is an attempt; only a fault of the program itself leaves as an exception.
+
+All requests go to one address with the same options, so what ``requests`` would work out for each
+(proxies, certificates, the pool of connections) is worked out once in each thread. Cookies are not
+kept.
 """
 
 from __future__ import annotations
@@ -9,14 +13,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
 import requests
+from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
+from urllib3.util import Timeout
 
 from ..config import API_PATH, Settings
 from .outcomes import Attempt, outcome_of_failure, outcome_of_status, retry_after_seconds
@@ -29,6 +36,8 @@ MAX_EXCERPT_BYTES = 2048
 #: What an id may hold to stand in a header as it is; the rest is percent-encoded.
 _HEADER_SAFE = ":/@+=,"
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 USER_AGENT = f"ninja-tasks/{version('ninja-tasks')} (python-requests/{requests.__version__})"
 
 
@@ -40,14 +49,18 @@ class SalesNinja:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._timeouts = (settings.connect_timeout_seconds, settings.read_timeout_seconds)
+        self._timeouts = Timeout(
+            connect=settings.connect_timeout_seconds, read=settings.read_timeout_seconds
+        )
         self._trust_env = settings.trust_env
         self._template = _template(settings.api_url + API_PATH)
         self._threads = threading.local()
 
     def prepare(self) -> None:
-        """Make this thread's session, so that its first request is as quick as the others."""
-        self._session()
+        """Make what this thread sends with, so that its first request is as quick as the others."""
+        if not hasattr(self._threads, "send"):
+            self._threads.request = self._template.copy()
+            self._threads.send = self._sender()
 
     def post(self, body: Mapping[str, Any], delivery_id: str) -> Attempt:
         """POST a goal once and return what came of it.
@@ -56,14 +69,15 @@ class SalesNinja:
             body: the JSON body of the API.
             delivery_id: sent as ``Idempotency-Key``, the same in every attempt for this goal.
         """
-        payload = _Payload(json.dumps(body, separators=(",", ":")).encode())
-        request = self._template.copy()
+        payload = _Payload(_ENCODER.encode(body).encode())
+        self.prepare()
+        request: requests.PreparedRequest = self._threads.request
         request.body = payload  # type: ignore[assignment]
         request.headers["Content-Length"] = str(len(payload.content))
         request.headers["Idempotency-Key"] = quote(delivery_id, safe=_HEADER_SAFE, errors="replace")
         started_at, started = datetime.now(UTC), time.monotonic()
         try:
-            response = self._send(request)
+            response = self._threads.send(request)
         except Exception as error:
             if not (payload.written or isinstance(error, requests.RequestException)):
                 raise
@@ -73,34 +87,62 @@ class SalesNinja:
                 milliseconds=_milliseconds_since(started),
                 error=_name_of(error),
             )
-        with response:
-            excerpt = _excerpt(response)
+        excerpt = _excerpt(response)
         return Attempt(
-            outcome=outcome_of_status(response.status_code),
+            outcome=outcome_of_status(response.status),
             started_at=started_at,
             milliseconds=_milliseconds_since(started),
-            status=response.status_code,
+            status=response.status,
             retry_after_seconds=retry_after_seconds(
-                response.status_code, response.headers, datetime.now(UTC)
+                response.status, response.headers, datetime.now(UTC)
             ),
             excerpt=excerpt,
         )
 
-    def _send(self, request: requests.PreparedRequest) -> requests.Response:
-        session = self._session()
-        return session.send(
-            request,
-            timeout=self._timeouts,
-            allow_redirects=False,
-            **session.merge_environment_settings(request.url, {}, True, None, None),
-        )
+    def _sender(self) -> Callable[..., Any]:
+        """Return what sends this thread's requests and returns the answer as urllib3 has it."""
+        url = str(self._template.url)
+        session = requests.Session()
+        session.trust_env = self._trust_env
+        options: dict[str, Any] = {
+            **session.merge_environment_settings(url, {}, True, None, None),
+            "timeout": self._timeouts,
+        }
+        return partial(_OneAddress(self._template, options).send, **options)
 
-    def _session(self) -> requests.Session:
-        session: requests.Session | None = getattr(self._threads, "session", None)
-        if session is None:
-            session = self._threads.session = requests.Session()
-            session.trust_env = self._trust_env
-        return session
+
+class _OneAddress(HTTPAdapter):
+    """Sends requests to one address.
+
+    Args:
+        template: a request to it.
+        options: with which all are sent, as :meth:`HTTPAdapter.send` takes them.
+    """
+
+    def __init__(self, template: requests.PreparedRequest, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        verify, certificate = options["verify"], options["cert"]
+        proxies = options["proxies"]
+        self._pool: Any = super().get_connection_with_tls_context(
+            template, verify, proxies, certificate
+        )
+        super().cert_verify(self._pool, template.url, verify, certificate)  # type: ignore[no-untyped-call]
+        self._target = super().request_url(template, proxies)
+
+    def get_connection_with_tls_context(self, *request: Any, **options: Any) -> Any:
+        """Return the one pool of connections."""
+        return self._pool
+
+    def cert_verify(self, *request: Any) -> None:
+        """Do nothing: the pool knows how to verify."""
+
+    def request_url(self, *request: Any) -> str:
+        """Return the one target."""
+        return self._target
+
+    def build_response(self, request: requests.PreparedRequest, answer: Any) -> Any:
+        """Return the answer as it is."""
+        return answer
 
 
 class _Payload:
@@ -132,12 +174,16 @@ def _template(url: str) -> requests.PreparedRequest:
     return requests.Request("POST", url, headers=headers).prepare()
 
 
-def _excerpt(response: requests.Response) -> str:
+def _excerpt(response: Any) -> str:
     """Read the start of the body; an answer whose body breaks off has a status all the same."""
     try:
-        content = response.raw.read(MAX_EXCERPT_BYTES)
+        content: bytes = response.read(MAX_EXCERPT_BYTES)
     except (HTTPError, OSError):
         return ""
+    finally:
+        # One that was read to its end went back to the pool, and is not closed by this.
+        response.close()
+        response.release_conn()
     return content.decode(errors="replace")
 
 
