@@ -99,7 +99,7 @@ def publish(app: Celery, message: Message) -> None:
             ``task_publish_retry_policy`` allows.
     """
     try:
-        _send(app, message)
+        _send(app, message, goal_queue(app))
     except OperationalError as error:
         raise PublishError(
             f"the broker did not confirm the goal: {error}", uncertain_ids=[message.delivery_id]
@@ -153,17 +153,19 @@ def _send_batch(app: Celery, messages: Sequence[Message]) -> None:
         producer.connection._reraise_as_library_errors(),
         producer.batch(max_size=len(messages)),
     ):
+        # Bound once, or Celery would bind a copy of it for each message.
+        queue = goal_queue(app).bind(producer.channel)
         for message in messages:
             # A retry inside a batch would change its channel; the batch is retried as a whole.
-            _send(app, message, producer=producer, retry=False)
+            _send(app, message, queue, producer=producer, retry=False)
 
 
-def _send(app: Celery, message: Message, **options: Any) -> None:
+def _send(app: Celery, message: Message, queue: Queue, **options: Any) -> None:
     app.send_task(
         TASK_NAME,
         args=(message.body,),
         task_id=message.delivery_id,
-        queue=goal_queue(app),
+        queue=queue,
         headers=dict(message.headers),
         serializer="json",
         ignore_result=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,6 +17,7 @@ from typing import Any, Literal
 from celery import Celery, current_app
 
 from .config import ON_UNKNOWN
+from .delivery_ids import DeliveryIds
 from .errors import ConfigurationError, InvalidGoal
 from .message import (
     ENQUEUED_AT_HEADER,
@@ -57,7 +58,7 @@ class EnqueueResult:
         invalid: ``(index, messages)`` of each goal that was refused.
     """
 
-    delivery_ids: list[str]
+    delivery_ids: Sequence[str]
     invalid: list[tuple[int, Mapping[Any, Any]]]
 
 
@@ -156,11 +157,12 @@ def enqueue_goals(
     if batch_size < 1:
         raise ValueError("batch_size must be at least 1")
     application = _application(app)
-    result = EnqueueResult([], [])
+    sent = DeliveryIds()
+    result = EnqueueResult(sent, [])
     for batch in batches(enumerate(goals), batch_size):
         messages = _prepare_batch(batch, result, collect=on_invalid == "collect")
-        publish_batch(application, messages, result.delivery_ids)
-        result.delivery_ids.extend(message.delivery_id for message in messages)
+        publish_batch(application, messages, sent)
+        sent.extend(message.delivery_id for message in messages)
     return result
 
 

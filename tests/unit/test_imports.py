@@ -20,6 +20,7 @@ PACKAGE = Path(ninja_tasks.__file__).parent
 FLOORS = {
     "errors": 0,
     "config": 0,
+    "delivery_ids": 1,
     "schemas": 1,
     "message": 1,
     "producer": 2,
