@@ -52,6 +52,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
+from itertools import count
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -72,7 +73,6 @@ logger = logging.getLogger(__name__)
 _TESTED_KOMBU = "5.7"
 _MOST_AT_ONCE = 32
 _GATHER_SECONDS = 0.02
-_TICK_SECONDS = 0.01
 _MOST_ACKNOWLEDGEMENTS = 1000
 _SWEEP_AT_ONCE = 200
 _LOOK_SECONDS, _SHORT_LOOK_SECONDS = 1.0, 0.1
@@ -187,8 +187,12 @@ class QoS(stock.QoS):  # type: ignore[misc]
         free = self.can_consume_max_estimate()
         return bool(
             free * 2 >= self.prefetch_count
-            or (free and monotonic() >= self.channel.claimed_at + _TICK_SECONDS)
+            or (free and monotonic() >= self.channel.claimed_at + _GATHER_SECONDS)
         )
+
+    def is_half_free(self) -> bool:
+        """Return whether there is room for a large claim."""
+        return bool(len(self._delivered) - len(self._dirty) <= self.prefetch_count // 2)
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Note a message that Redis has as held already."""
@@ -257,7 +261,10 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._asked: str | None = None
         self._looks = False
         self._by_text = False
+        self._name = uuid4().hex
+        self._claims = count()
         self._tag_prefix = ""
+        self._has_woken = False
         self._lists: list[tuple[str, str, int]] = []
         self._pause_until = 0.0
         self._troubled: set[str | None] = set()
@@ -349,7 +356,8 @@ class Channel(stock.Channel):  # type: ignore[misc]
     def _claim(self, lists: list[tuple[str, str, int]]) -> tuple[Any, ...]:
         room = self.qos.can_consume_max_estimate()
         most = _MOST_AT_ONCE if room is None else min(room, _MOST_AT_ONCE)
-        self._tag_prefix = uuid4().hex
+        self._tag_prefix = f"{self._name}{next(self._claims):x}"
+        self._has_woken = True
         self._on_their_way = self._take_acknowledged()
         self.claimed_at = monotonic()
         entries = [
@@ -385,6 +393,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
         finally:
             self._in_poll = None
             self._asked = None
+            self._has_woken = False
             self._on_their_way = []
             self._flush_brpop_reauth()
         if asked == "BLMOVE":
@@ -426,6 +435,10 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._acknowledged.append(tag)
         if not self.gathers:
             self.send_acknowledged()
+        elif not self._has_woken and self.qos.is_half_free():
+            # Results arrive from other threads, and the loop sleeps.
+            self._has_woken = True
+            self.connection.cycle.wake()
 
     def _take_acknowledged(self) -> list[str]:
         # Other threads may append meanwhile.
@@ -548,9 +561,19 @@ class _Poller(stock.MultiChannelPoller):  # type: ignore[misc]
         super().on_poll_start()
         busy = [channel.tend() for channel in list(self._channels)]
         if any(busy) and self.loop is not None and not self._is_due:
-            # Results arrive from other threads, which do not wake the loop.
             self._is_due = True
-            self.loop.call_later(_TICK_SECONDS, self._tick)
+            self.loop.call_later(_GATHER_SECONDS, self._tick)
+
+    @property
+    def fds(self) -> list[int]:
+        """Those of which the loop has not heard: kombu tells it of each before every poll."""
+        known = () if self.loop is None else self.loop.readers
+        return [fd for fd in self._fd_to_chan if fd not in known]
+
+    def wake(self) -> None:
+        """Let the loop look whether there is something to do."""
+        if self.loop is not None:
+            self.loop.call_soon(bool)
 
     def _tick(self) -> None:
         self._is_due = False
