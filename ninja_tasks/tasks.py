@@ -45,7 +45,7 @@ def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> None:
             bury(self, Cause.of_answer(admission.answer), record, payload)
         attempt = self.api.post(payload, record.delivery_id)
         record = record.after(attempt)
-        report_breaker(self.settle(payload, record, attempt))
+        self.settle(payload, record, attempt, report_breaker)
         verdict = self.verdict(record, attempt)
         if verdict is Verdict.RETRY:
             raise transient_error(attempt)

@@ -8,6 +8,8 @@ ends with ``settle``. One whose process is no longer alive (or after ten minutes
 worker was lost, and that the goal may have been counted; after three in a row it is given up.
 
 ``settle`` writes the goal's page in the ledger, the breaker's state, the counters and the latency.
+``settle_with_next`` does the same in the round trip of this thread's next question, so that a goal
+costs one: until it is confirmed, the goal's message must be held.
 
 The limit is the generic cell rate algorithm (ITU-T I.371, annex A): it hands out the time of a
 slot, so whoever waits for one waits once. The breaker opens after some failures in a row, lets one
@@ -19,6 +21,8 @@ there is: the API gives no receipt.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +32,7 @@ from typing import Any
 import redis
 
 from ..config import Settings
+from .line import Line, Question, Script
 from .outcomes import Attempt
 from .presence import DEAD_AFTER_SECONDS, process_name
 from .record import DeliveryRecord
@@ -145,17 +150,34 @@ class Gate:
         self._keys = Keys(settings.key_prefix)
         self._client = client
         self._scripts: dict[str, Callable[..., Any]] = {
-            name: registered(client, name) for name in ("admit", "settle", "intake", "breaker")
+            name: registered(client, name) for name in ("intake", "breaker")
         }
+        self._threads = threading.local()
         rate = settings.rate_limit
-        self._interval = rate.interval_milliseconds if rate else 0.0
-        self._tolerance = (rate.burst - 1) / 2 * self._interval if rate else 0.0
-        self._limiter = self._keys.limiter(f"{self._interval:g}")
-        self._life = settings.ledger_ttl_seconds * 1000
+        interval = rate.interval_milliseconds if rate else 0.0
+        self._tolerance = (rate.burst - 1) / 2 * interval if rate else 0.0
+        self._limiter = self._keys.limiter(f"{interval:g}")
         timeouts = settings.connect_timeout_seconds + settings.read_timeout_seconds
-        self._lease_milliseconds = 1000 * max(2 * timeouts, _LONGEST_CLAIM_SECONDS)
-        self._probe_milliseconds = 1000 * (timeouts + _PROBE_MARGIN_SECONDS)
-        self._settings = settings
+        self._admit = Script(
+            "admit",
+            LEASE=1000 * max(2 * timeouts, _LONGEST_CLAIM_SECONDS),
+            LIFE=1000 * settings.ledger_ttl_seconds,
+            INTERVAL=interval,
+            TOLERANCE=self._tolerance,
+            LATENESS=_SLOT_LATENESS_MILLISECONDS,
+            HEARTBEAT_LIFE=round(1000 * DEAD_AFTER_SECONDS),
+            PROBE=1000 * (timeouts + _PROBE_MARGIN_SECONDS),
+            MAX_ATTEMPTS=settings.max_attempts,
+            MOST_LOSSES=_MOST_LOSSES,
+        )
+        self._settle = Script(
+            "settle",
+            LIFE=1000 * settings.ledger_ttl_seconds,
+            THRESHOLD=settings.breaker_threshold,
+            COOLDOWN=1000 * settings.breaker_cooldown_seconds,
+            LONGEST_COOLDOWN=1000 * _LONGEST_COOLDOWN_SECONDS,
+            LONG_OUTAGE=1000 * _LONG_OUTAGE_SECONDS,
+        )
 
     def admit(
         self, record: DeliveryRecord, token: str, *, expired: bool, stop_on_doubt: bool
@@ -172,39 +194,32 @@ class Gate:
             redis.RedisError: if Redis does not answer; the goal must not be sent then.
         """
         process = process_name()
-        answer, wait, made, charged, doubtful, duplicate, lost_at = self._scripts["admit"](
-            keys=[
+        question = Question(
+            self._admit,
+            (
                 self._keys.page(record.delivery_id),
                 self._keys.parked_times,
                 self._keys.gate,
                 self._limiter,
                 self._keys.heartbeat(process),
-            ],
-            args=[
+            ),
+            (
                 record.delivery_id,
                 token,
-                self._lease_milliseconds,
-                self._interval,
-                self._tolerance,
-                _SLOT_LATENESS_MILLISECONDS,
-                self._life,
+                process,
                 int(expired),
                 int(stop_on_doubt),
-                self._settings.max_attempts,
                 *_counts(record),
                 record.replays,
-                process,
-                self._keys.heartbeat(""),
-                round(DEAD_AFTER_SECONDS * 1000),
-                _MOST_LOSSES,
-                self._probe_milliseconds,
-            ],
+            ),
         )
-        if int(lost_at):
+        answer, wait, made, charged, doubtful, duplicate, lost_at = self.line.ask(question)
+        if lost_at != "0":
             record = record.with_lost_attempt(_moment(lost_at))
-        record = record.merged(
-            made=made, charged=charged, doubtful=doubtful, possible_duplicate=bool(duplicate)
-        )
+        if (made, charged, doubtful, duplicate) != _counts(record):
+            record = record.merged(
+                made=made, charged=charged, doubtful=doubtful, possible_duplicate=bool(duplicate)
+            )
         return Admission(Answer(answer), record, wait / 1000)
 
     def settle(self, record: DeliveryRecord, attempt: Attempt, token: str) -> BreakerNews | None:
@@ -218,33 +233,58 @@ class Gate:
         Raises:
             redis.RedisError: if Redis did not confirm it; to be repeated then.
         """
-        settings = self._settings
-        news, milliseconds = self._scripts["settle"](
-            keys=[
-                self._keys.page(record.delivery_id),
-                self._keys.gate,
-                self._keys.counters,
-                self._keys.latencies,
-                self._keys.letters,
-                self._keys.letter_times,
-            ],
-            args=[
+        return _news(self.line.ask(self._settlement(record, attempt, token)))
+
+    def settle_with_next(
+        self,
+        record: DeliveryRecord,
+        attempt: Attempt,
+        token: str,
+        report: Callable[[BreakerNews | None], None],
+    ) -> None:
+        """Write what came of an attempt along with the next question on this thread's :attr:`line`.
+
+        Args:
+            record: with this attempt in it.
+            attempt: the attempt that is over.
+            token: with which the goal was admitted.
+            report: is told the news when Redis has confirmed it.
+        """
+        settlement = self._settlement(record, attempt, token)
+        self.line.leave(settlement, lambda answer: report(_news(answer)))
+
+    @property
+    def line(self) -> Line:
+        """This thread's line to Redis; a child process has lines of its own."""
+        threads, pid = self._threads, os.getpid()
+        if getattr(threads, "pid", None) != pid:
+            threads.line, threads.pid = Line(self._client), pid
+        line: Line = threads.line
+        return line
+
+    def _settlement(self, record: DeliveryRecord, attempt: Attempt, token: str) -> Question:
+        keys = self._keys
+        return Question(
+            self._settle,
+            (
+                keys.page(record.delivery_id),
+                keys.gate,
+                keys.counters,
+                keys.latencies,
+                keys.letters,
+                keys.letter_times,
+            ),
+            (
                 record.delivery_id,
                 token,
                 attempt.outcome.value,
                 *_counts(record),
                 record.replays,
-                self._life,
                 int(attempt.feeds_breaker),
                 round((attempt.retry_after_seconds or 0) * 1000),
-                settings.breaker_threshold,
-                settings.breaker_cooldown_seconds * 1000,
-                _LONGEST_COOLDOWN_SECONDS * 1000,
-                _LONG_OUTAGE_SECONDS * 1000,
                 _bucket(attempt.milliseconds),
-            ],
+            ),
         )
-        return BreakerNews(news == "recovered", milliseconds / 1000) if news else None
 
     def intake(self, worker: str) -> tuple[Intake, float]:
         """Return whether a worker should take goals, and for how many seconds that is certain.
@@ -300,6 +340,11 @@ class Gate:
 
 def _counts(record: DeliveryRecord) -> tuple[int, int, int, int]:
     return record.made, record.charged, record.doubtful, int(record.possible_duplicate)
+
+
+def _news(answer: tuple[str, int]) -> BreakerNews | None:
+    news, milliseconds = answer
+    return BreakerNews(news == "recovered", milliseconds / 1000) if news else None
 
 
 def _bucket(milliseconds: int) -> str:

@@ -89,27 +89,33 @@ class DeliveryRecord:
         Raises:
             InvalidGoal: if a header of this package holds what it never writes.
         """
-        attempts = headers.get(ATTEMPTS_HEADER) or {}
+        attempts = headers.get(ATTEMPTS_HEADER)
         on_unknown = headers.get(ON_UNKNOWN_HEADER)
         if on_unknown not in (None, *ON_UNKNOWN):
             raise InvalidGoal({ON_UNKNOWN_HEADER: ['must be "retry" or "dead_letter", or absent']})
         try:
-            return replace(
-                self,
-                enqueued_at=_moment(headers.get(ENQUEUED_AT_HEADER), self.enqueued_at),
-                on_unknown=on_unknown,
-                made=_count(attempts.get("made", 0)),
-                charged=_count(attempts.get("charged", 0)),
-                doubtful=_count(attempts.get("doubtful", 0)),
-                possible_duplicate=bool(attempts.get("possible_duplicate", False)),
-                history=tuple(_line(*line) for line in attempts.get("history", ())),
+            told = DeliveryRecord(
+                self.delivery_id,
+                _moment(headers.get(ENQUEUED_AT_HEADER), self.enqueued_at),
+                on_unknown,
                 replays=_count(headers.get(REPLAYS_HEADER) or 0),
                 expires_at=_moment(headers.get(EXPIRES_AT_HEADER), None),
             )
+            return told._with_attempts(attempts) if attempts else told
         except (TypeError, ValueError, AttributeError, OverflowError):
             raise InvalidGoal(
                 {"headers": ["must be as this package writes them: leave the ninja_* headers out"]}
             ) from None
+
+    def _with_attempts(self, attempts: Mapping[str, Any]) -> DeliveryRecord:
+        return replace(
+            self,
+            made=_count(attempts.get("made", 0)),
+            charged=_count(attempts.get("charged", 0)),
+            doubtful=_count(attempts.get("doubtful", 0)),
+            possible_duplicate=bool(attempts.get("possible_duplicate", False)),
+            history=tuple(_line(*line) for line in attempts.get("history", ())),
+        )
 
     def headers(self) -> dict[str, Any]:
         """Return the message headers that carry this record to the next attempt."""

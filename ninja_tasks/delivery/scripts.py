@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-__all__ = ["read", "registered"]
+__all__ = ["read", "registered", "text_of"]
 
 _SHARED = ("clock", "page")
 
@@ -18,9 +18,12 @@ def read(name: str) -> str:
     return files(__package__).joinpath("lua", f"{name}.lua").read_text()
 
 
+def text_of(name: str) -> str:
+    """Return the whole text of a script."""
+    return "".join(read(part) for part in (*_SHARED, name))
+
+
 def registered(client: redis.Redis, name: str) -> Callable[..., Any]:
     """Return a script as a callable of ``keys`` and ``args``: ``EVALSHA``, and ``EVAL`` once."""
-    script: Callable[..., Any] = client.register_script(
-        "".join(read(part) for part in (*_SHARED, name))
-    )
+    script: Callable[..., Any] = client.register_script(text_of(name))
     return script

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from secrets import token_hex
@@ -19,7 +21,8 @@ from ..errors import InvalidGoal, TransientError
 from ..message import NOT_BEFORE_HEADER, QUEUE_NAME, REDACTED_REPRESENTATION
 from .client import SalesNinja
 from .gate import Admission, Answer, BreakerNews, Gate
-from .outcomes import Attempt, Verdict, decide
+from .line import Line
+from .outcomes import Attempt, Outcome, Verdict, decide
 from .parking import ParkedGoal, Parking
 from .record import DeliveryRecord
 from .state import Keys, connect, until_stored
@@ -63,6 +66,10 @@ class DeliveryTask(Task):  # type: ignore[misc]
     serializer = "json"
     #: Named, not imported: only a worker needs it.
     Strategy = "ninja_tasks.worker.strategy:receive_goal"
+
+    @cached_property
+    def _threads(self) -> threading.local:
+        return threading.local()
 
     @cached_property
     def settings(self) -> Settings:
@@ -168,7 +175,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
         self._carry(body, record)
         self._leave_if_stopping()
         self._hold_until_eta()
-        self.request.token = token_hex(4)
+        token = self.request.token = token_hex(4)
         self.api.prepare()
         on_unknown = record.on_unknown or self.settings.on_unknown
         while True:
@@ -176,14 +183,15 @@ class DeliveryTask(Task):  # type: ignore[misc]
             ask = partial(
                 self.gate.admit,
                 record,
-                self.request.token,
+                token,
                 expired=expired,
                 stop_on_doubt=on_unknown == "dead_letter",
             )
             admission = until_stored(ask, record.delivery_id)
-            # A lost attempt is told once only, so it must not be forgotten while we wait.
-            record = admission.record
-            self._carry(body, record)
+            if admission.record is not record:
+                # A lost attempt is told once only, so it must not be forgotten while we wait.
+                record = admission.record
+                self._carry(body, record)
             if admission.answer in _ENDED:
                 return admission
             if admission.answer in _ELSEWHERE:
@@ -197,18 +205,43 @@ class DeliveryTask(Task):  # type: ignore[misc]
             self._leave_if_stopping()
 
     def settle(
-        self, body: Mapping[str, Any], record: DeliveryRecord, attempt: Attempt
-    ) -> BreakerNews | None:
+        self,
+        body: Mapping[str, Any],
+        record: DeliveryRecord,
+        attempt: Attempt,
+        report: Callable[[BreakerNews | None], None],
+    ) -> None:
         """Write down what came of an attempt; returns when it is stored.
+
+        In a :meth:`series` a delivered goal's is stored before its message is acknowledged, but
+        maybe after this has returned.
 
         Args:
             body: the JSON body of the API, for the next message if there is one.
             record: with this attempt in it.
             attempt: the attempt that is over.
+            report: is told the news of the breaker, when it is stored.
         """
         self._carry(body, record)
-        write = partial(self.gate.settle, record, attempt, self.request.token)
-        return until_stored(write, record.delivery_id)
+        token = self.request.token
+        if attempt.outcome is Outcome.DELIVERED and getattr(self._threads, "is_in_series", False):
+            self.gate.settle_with_next(record, attempt, token, report)
+        else:
+            write = partial(self.gate.settle, record, attempt, token)
+            report(until_stored(write, record.delivery_id))
+
+    @contextmanager
+    def series(self) -> Iterator[Line]:
+        """Let this thread deliver goal after goal, and settle each with the question for the next.
+
+        What this gives tells how many settlements were left for a next question, and how many of
+        these Redis has confirmed; a goal's message may be acknowledged when its own is.
+        """
+        self._threads.is_in_series = True
+        try:
+            yield self.gate.line
+        finally:
+            self._threads.is_in_series = False
 
     def verdict(self, record: DeliveryRecord, attempt: Attempt) -> Verdict:
         """Return what happens to the goal after its last attempt."""

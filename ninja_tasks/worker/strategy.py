@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from celery.exceptions import InvalidTaskError
 from celery.worker.strategy import default
 
 from ..message import EXPIRES_AT_HEADER, NOT_BEFORE_HEADER
+from .lane import Lane
 
 __all__ = ["receive_goal"]
 
@@ -22,12 +24,16 @@ __all__ = ["receive_goal"]
 _TASK_DECIDES = {"eta": NOT_BEFORE_HEADER, "expires": EXPIRES_AT_HEADER}
 _LONGEST_ID = 255
 
+_LANES: WeakKeyDictionary[Any, Lane] = WeakKeyDictionary()
+
 
 def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
     """Return Celery's own handler of messages, behind a check of their shape."""
-    receive: Callable[..., Any] = default(task, app, consumer, **options)
+    lane = _lane_through(consumer, task) if hasattr(consumer.pool, "executor") else None
+    by_lane = consumer if lane is None else _ByLane(consumer, lane)
+    receive: Callable[..., Any] = default(task, app, by_lane, **options)
 
-    def on_message(message: Any, body: Any, *arguments: Any, **more: Any) -> Any:
+    def on_message(message: Any, body: Any, ack: Any, *arguments: Any, **more: Any) -> Any:
         # The first version of Celery's protocol has everything in the body.
         described = body if body is not None else message.headers
         _check(described, message.payload)
@@ -36,9 +42,34 @@ def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
                 described[ours] = described[theirs]
             if theirs in described:
                 described[theirs] = None
-        return receive(message, body, *arguments, **more)
+        if hasattr(message.channel, "acknowledge"):
+            # The crash-safe transport takes it from any thread, and gathers it. Celery would wake
+            # its loop for each.
+            ack = message.ack_log_error
+        if lane is not None:
+            lane.decoded = message.payload
+        return receive(message, body, ack, *arguments, **more)
 
     return on_message
+
+
+class _ByLane:
+    """A consumer whose pool is the lane."""
+
+    def __init__(self, consumer: Any, lane: Lane) -> None:
+        self._consumer = consumer
+        self.pool = lane
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+
+def _lane_through(consumer: Any, task: Any) -> Lane:
+    """Return the one lane through the consumer's pool: a new connection goes on with it."""
+    lane = _LANES.get(consumer.pool)
+    if lane is None:
+        lane = _LANES[consumer.pool] = Lane(task, consumer.pool, consumer.timer)
+    return lane
 
 
 def _check(described: Any, payload: Any) -> None:

@@ -1,16 +1,16 @@
 -- May this goal be sent now? Claims it if so.
 -- KEYS: page, times of parked goals, gate, limiter, heartbeat of this process
--- ARGV: delivery id, token, lease ms, interval ms (0: no limit), tolerance ms, lateness of a slot ms,
---       page's life ms, expired, stop on doubt, max attempts, then of the message: made, charged,
---       doubtful, possible duplicate, replays; then this process, start of the keys of heartbeats,
---       a heartbeat's life ms, how often a worker may be lost,
---       ms until another goal may try an API that fails
+-- ARGV: delivery id, token, this process, expired, stop on doubt, then of the message: made, charged,
+--       doubtful, possible duplicate, replays
+-- Constants: LEASE, LIFE (of a page), INTERVAL (0: no limit), TOLERANCE, LATENESS (of a slot),
+--       HEARTBEAT_LIFE and PROBE (until another goal may try an API that fails), all in ms;
+--       MAX_ATTEMPTS; MOST_LOSSES (how often a worker may be lost)
 -- Returns: answer, milliseconds to wait, made, charged, doubtful, possible duplicate, lost at ms
 write_although_full(KEYS[3])
 local now = now_ms()
-local token, interval = ARGV[2], tonumber(ARGV[4])
+local token, process = ARGV[2], ARGV[3]
 -- A claim must outlive its lease, or nobody would know that its worker was lost.
-local life = math.max(tonumber(ARGV[7]), 2 * tonumber(ARGV[3]))
+local life = math.max(LIFE, 2 * LEASE)
 local page = read_page(KEYS[1])
 local lost_at = 0
 
@@ -24,16 +24,16 @@ local others = page.lease_until > 0 and page.token ~= token
 if others and page.lease_until > now then
   local alive = 0
   if page.owner == '-' then alive = page.lease_until - now
-  else alive = redis.call('PTTL', ARGV[17] .. page.owner) end
+  else alive = redis.call('PTTL', string.sub(KEYS[5], 1, -#process - 1) .. page.owner) end
   if alive > 0 then return answer('busy', math.min(alive, page.lease_until - now)) end
 end
 -- A whole number is a parked goal, so this message is an old copy of it; the mover's claims are not whole.
 local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if due and tonumber(due) % 1 == 0 then return answer('parked') end
 
-local replays = tonumber(ARGV[15])
-local counts = {made = tonumber(ARGV[11]), charged = tonumber(ARGV[12]), doubtful = tonumber(ARGV[13]),
-                duplicate = tonumber(ARGV[14])}
+local replays = tonumber(ARGV[10])
+local counts = {made = tonumber(ARGV[6]), charged = tonumber(ARGV[7]), doubtful = tonumber(ARGV[8]),
+                duplicate = tonumber(ARGV[9])}
 for name, value in pairs(counts) do
   -- What a person replays carries the counts that now hold; any other message can be an old copy.
   if replays > page.replays or value > page[name] then page[name] = value end
@@ -46,10 +46,10 @@ if others then
   page.lease_until, page.lost = 0, page.lost + 1
   write_page(KEYS[1], page, life)
 end
-if page.lost >= tonumber(ARGV[19]) then return answer('lost') end
-if ARGV[8] == '1' then return answer('expired') end
-if ARGV[9] == '1' and page.doubtful > counts.doubtful then return answer('doubt') end
-if page.charged >= tonumber(ARGV[10]) then return answer('exhausted') end
+if page.lost >= MOST_LOSSES then return answer('lost') end
+if ARGV[4] == '1' then return answer('expired') end
+if ARGV[5] == '1' and page.doubtful > counts.doubtful then return answer('doubt') end
+if page.charged >= MAX_ATTEMPTS then return answer('exhausted') end
 
 local gate = redis.call('HMGET', KEYS[3], 'paused', 'hold_until', 'open_until', 'probe', 'probe_until')
 if gate[1] then return answer('paused', 5000) end
@@ -61,12 +61,12 @@ if open_until > 0 and gate[4] and gate[4] ~= token and tonumber(gate[5]) > now t
   return answer('breaker', 1000)
 end
 
-if interval > 0 then
+if INTERVAL > 0 then
   local full_at = math.max(tonumber(redis.call('GET', KEYS[4]) or 0), now)
-  local fresh = math.max(now, full_at - tonumber(ARGV[5]))
-  if page.slot + tonumber(ARGV[6]) < now or page.slot > fresh then
+  local fresh = math.max(now, full_at - TOLERANCE)
+  if page.slot + LATENESS < now or page.slot > fresh then
     page.slot = fresh
-    full_at = full_at + interval
+    full_at = full_at + INTERVAL
     redis.call('SET', KEYS[4], string.format('%.3f', full_at), 'PX', math.ceil(full_at - now + 1000))
   end
   if page.slot > now then
@@ -76,12 +76,12 @@ if interval > 0 then
   end
 end
 
-page.slot, page.token, page.claimed_at, page.lease_until = 0, token, now, now + tonumber(ARGV[3])
-page.owner = ARGV[16]
+page.slot, page.token, page.claimed_at, page.lease_until = 0, token, now, now + LEASE
+page.owner = process
 -- The main process beats for its children, and may not know this one yet.
-redis.call('SET', KEYS[5], '1', 'PX', ARGV[18], 'NX')
+redis.call('SET', KEYS[5], '1', 'PX', HEARTBEAT_LIFE, 'NX')
 write_page(KEYS[1], page, life)
 if open_until > 0 then
-  redis.call('HSET', KEYS[3], 'probe', token, 'probe_until', string.format('%.0f', now + tonumber(ARGV[20])))
+  redis.call('HSET', KEYS[3], 'probe', token, 'probe_until', string.format('%.0f', now + PROBE))
 end
 return answer('go')

@@ -1,8 +1,9 @@
 -- Writes what came of an attempt: page, breaker, hold, counters, latency.
 -- KEYS: page, gate, counters, latencies, letters, times of letters
--- ARGV: delivery id, token, outcome, made, charged, doubtful, possible duplicate, replays, page's life ms,
---       feeds the breaker, hold ms, threshold, first cool-down ms, longest cool-down ms, long outage ms,
---       latency bucket
+-- ARGV: delivery id, token, outcome, made, charged, doubtful, possible duplicate, replays,
+--       feeds the breaker, hold ms, latency bucket
+-- Constants: LIFE (of a page), COOLDOWN (the first), LONGEST_COOLDOWN, LONG_OUTAGE, all in ms;
+--       THRESHOLD
 -- Returns: news of the breaker ('', 'ailing' or 'recovered'), ms since it opened
 write_although_full(KEYS[2])
 local now = now_ms()
@@ -14,22 +15,22 @@ if page.token == token and page.lease_until == 0 then return {'', 0} end
 if outcome == 'delivered' then
   local at, duplicate, made = string.format('%.0f', now), tonumber(ARGV[7]), tonumber(ARGV[4])
   if page.delivered then at, duplicate, made = page.at, 1, math.max(made, page.made) end
-  redis.call('SET', KEYS[1], string.format('d %s %d %d %s', at, made, duplicate, token), 'PX', ARGV[9])
+  redis.call('SET', KEYS[1], string.format('d %s %d %d %s', at, made, duplicate, token), 'PX', LIFE)
   redis.call('HDEL', KEYS[5], ARGV[1])
   redis.call('ZREM', KEYS[6], ARGV[1])
 elseif not page.delivered and (page.token == token or page.lease_until == 0) then
   write_page(KEYS[1], {made = ARGV[4], charged = ARGV[5], doubtful = ARGV[6], duplicate = ARGV[7],
-    replays = ARGV[8], slot = 0, token = token, claimed_at = page.claimed_at, lease_until = 0, owner = '-', lost = 0}, ARGV[9])
+    replays = ARGV[8], slot = 0, token = token, claimed_at = page.claimed_at, lease_until = 0, owner = '-', lost = 0}, LIFE)
 end
 
 redis.call('HINCRBY', KEYS[3], 'attempts', 1)
 redis.call('HINCRBY', KEYS[3], outcome, 1)
-redis.call('HINCRBY', KEYS[4], ARGV[16], 1)
+redis.call('HINCRBY', KEYS[4], ARGV[11], 1)
 
 local gate = redis.call('HMGET', KEYS[2], 'opened_at', 'probe', 'cooldown', 'failures', 'hold_until', 'told')
 local opened_at = tonumber(gate[1] or 0)
-if tonumber(ARGV[11]) > 0 then
-  local hold_until = math.max(tonumber(gate[5] or 0), now + tonumber(ARGV[11]))
+if tonumber(ARGV[10]) > 0 then
+  local hold_until = math.max(tonumber(gate[5] or 0), now + tonumber(ARGV[10]))
   redis.call('HSET', KEYS[2], 'hold_until', string.format('%.0f', hold_until))
 end
 
@@ -44,19 +45,19 @@ if outcome == 'delivered' or outcome == 'rejected' then
   end
   if gate[4] then redis.call('HDEL', KEYS[2], 'failures') end
   if gate[6] then return {'recovered', math.ceil(now - opened_at)} end
-elseif ARGV[10] ~= '1' then
+elseif ARGV[9] ~= '1' then
   -- The API asks for patience: it is well, but whether it takes goals is for another probe to find out.
   if gate[2] == token then redis.call('HDEL', KEYS[2], 'probe', 'probe_until') end
 elseif opened_at == 0 then
   local failures = tonumber(gate[4] or 0) + 1
   redis.call('HSET', KEYS[2], 'failures', failures)
-  if failures >= tonumber(ARGV[12]) then
+  if failures >= THRESHOLD then
     redis.call('HSET', KEYS[2], 'opened_at', string.format('%.0f', now))
-    open(tonumber(ARGV[13]))
+    open(COOLDOWN)
   end
 elseif gate[2] == token then
-  open(math.min(tonumber(gate[3]) * 2, math.max(tonumber(ARGV[14]), tonumber(ARGV[13]))))
-  if not gate[6] and now - opened_at >= tonumber(ARGV[15]) then
+  open(math.min(tonumber(gate[3]) * 2, math.max(LONGEST_COOLDOWN, COOLDOWN)))
+  if not gate[6] and now - opened_at >= LONG_OUTAGE then
     redis.call('HSET', KEYS[2], 'told', 1)
     return {'ailing', math.ceil(now - opened_at)}
   end

@@ -1,0 +1,150 @@
+"""A thread's own line to Redis, on which several scripts are asked in one round trip.
+
+Every wait for an answer lets the processor go, and what it then costs to come back is more than the
+script itself. So a question whose answer nobody waits for can be left on the line: it is sent with
+the next one, and both answers are read together.
+
+A script must be safe to repeat: where an answer is lost, all questions of that round trip are asked
+again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import redis
+from redis.exceptions import NoScriptError, ResponseError
+
+from .scripts import text_of
+
+__all__ = ["Line", "Question", "Script"]
+
+
+class Script:
+    """A script of this package, and how Redis calls it.
+
+    Args:
+        name: of its file, without the ending.
+        constants: numbers that it knows by these names.
+    """
+
+    def __init__(self, name: str, **constants: float) -> None:
+        known = "".join(f"local {name} = {value}\n" for name, value in constants.items())
+        self.text = known + text_of(name)
+        self.digest = hashlib.sha1(self.text.encode()).hexdigest()  # noqa: S324 (Redis' own name for it)
+
+
+class Question(NamedTuple):
+    """A script with its keys and arguments.
+
+    Attributes:
+        script: the script.
+        keys: its keys.
+        arguments: strings and numbers.
+    """
+
+    script: Script
+    keys: Sequence[str]
+    arguments: Sequence[Any]
+
+    def words(self) -> tuple[Any, ...]:
+        """Return the command that runs it, if Redis knows it already."""
+        return ("EVALSHA", self.script.digest, len(self.keys), *self.keys, *self.arguments)
+
+    def words_with_text(self) -> tuple[Any, ...]:
+        """Return the command that runs it and makes it known."""
+        return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.arguments)
+
+
+class Line:
+    """A connection that belongs to one thread.
+
+    Args:
+        client: its pool makes the connection, which is opened when it is first used.
+
+    Attributes:
+        left: how many questions were left on it so far.
+        answered: how many of these have been answered.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._connection: Any = client.connection_pool.make_connection()
+        self._waiting: list[tuple[Question, Callable[[Any], None]]] = []
+        self.left = 0
+        self.answered = 0
+
+    def leave(self, question: Question, then: Callable[[Any], None]) -> None:
+        """Let a question go with the next one.
+
+        Args:
+            question: which must be safe to repeat.
+            then: is given the answer.
+        """
+        self._waiting.append((question, then))
+        self.left += 1
+
+    def ask(self, question: Question) -> Any:
+        """Ask, after what was left before, and return the answer.
+
+        Raises:
+            redis.RedisError: if an answer is missing, of this question or of one that was left,
+                which then still is.
+        """
+        *_answers, own = self._answers([question])
+        return own
+
+    def finish(self) -> None:
+        """Ask what was left.
+
+        Raises:
+            redis.RedisError: as :meth:`ask`.
+        """
+        if self._waiting:
+            self._answers([])
+
+    def _answers(self, more: list[Question]) -> list[Any]:
+        waiting = self._waiting
+        answers = self._exchange([*(question for question, _then in waiting), *more])
+        self._waiting = []
+        for (question, then), answer in zip(waiting, answers, strict=False):
+            if isinstance(answer, ResponseError):
+                self._waiting.append((question, then))
+            else:
+                self.answered += 1
+                then(answer)
+        errors = [answer for answer in answers if isinstance(answer, ResponseError)]
+        if errors:
+            raise errors[0]
+        return answers
+
+    def _exchange(self, questions: list[Question]) -> list[Any]:
+        is_old = self._connection._sock is not None
+        try:
+            return self._round_trip(questions)
+        except redis.ConnectionError:
+            # One that nobody used for a while may have been closed, which is no trouble of Redis'.
+            if not is_old:
+                raise
+            return self._round_trip(questions)
+
+    def _round_trip(self, questions: list[Question]) -> list[Any]:
+        self._send([question.words() for question in questions])
+        answers = [self._read() for _ in questions]
+        unknown = [at for at, one in enumerate(answers) if isinstance(one, NoScriptError)]
+        if unknown:
+            self._send([questions[at].words_with_text() for at in unknown])
+            for at in unknown:
+                answers[at] = self._read()
+        return answers
+
+    def _send(self, commands: list[tuple[Any, ...]]) -> None:
+        packed = [part for words in commands for part in self._connection.pack_command(*words)]
+        self._connection.send_packed_command([b"".join(packed)])
+
+    def _read(self) -> Any:
+        try:
+            return self._connection.read_response()
+        except ResponseError as error:
+            return error

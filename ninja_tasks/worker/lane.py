@@ -1,0 +1,204 @@
+"""The lane: how goals pass through a pool of threads, many in a row in each thread.
+
+Celery hands a pool one task at a time. For goals that is dear: most of what a delivery costs is to
+put a thread to sleep and to wake it again. Here what the pool is given is a series: a thread that
+takes goal after goal from the lane, and settles each with the question for the next. Celery's
+request, its tracer, its signals and events are the same.
+
+How many series run at once follows from how busy they are. Only one thread of a process can run
+Python, and threads that contend for that cost half as much again; so where the API answers at once,
+one or two series do all the work, and where it is slow, there are as many as the pool has threads.
+
+A series ends when the lane is empty, and after a while, so that the application's other tasks get
+their turn in the pool.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic, thread_time
+from typing import Any, NamedTuple
+
+from billiard.einfo import ExceptionInfo
+from celery.exceptions import Reject
+
+from ..delivery.line import Line
+from ..delivery.state import until_stored
+from ..delivery.task import DeliveryTask
+
+__all__ = ["Lane"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_IN_A_ROW, _LONGEST_SERIES_SECONDS = 64, 1.0
+_LOOK_SECONDS = 0.05
+#: Shares of one processor that all series take together: below the first more of them can run,
+#: above the second too many do.
+_IDLE, _CROWDED = 0.5, 0.8
+
+
+class _Job(NamedTuple):
+    """A goal, as Celery's request hands it to a pool."""
+
+    target: Callable[..., Any]
+    arguments: Sequence[Any]
+    accepted: Callable[[int, float], None]
+    done: Callable[[Any], None]
+
+    @property
+    def delivery_id(self) -> str:
+        """The Celery task id."""
+        return str(self.arguments[1])
+
+    def run(self) -> Any:
+        """Run the task in this thread, and return what Celery's tracer says of it."""
+        self.accepted(os.getpid(), monotonic())
+        return self.target(*self.arguments)
+
+
+class _Unconfirmed(NamedTuple):
+    """A goal that ran, and whose message is held until its fate is stored.
+
+    Attributes:
+        job: the goal.
+        result: what Celery's tracer said of it.
+        settlement: which of the settlements that this thread left for a next question is its own.
+    """
+
+    job: _Job
+    result: Any
+    settlement: int
+
+
+class Lane:
+    """Stands in a pool's place for the requests of goals.
+
+    Args:
+        task: ``reach_goal``.
+        pool: Celery's pool of threads.
+        timer: of the worker's loop.
+
+    Attributes:
+        decoded: the body of the message that Celery is making a request of; it would be decoded
+            again in the thread.
+    """
+
+    def __init__(self, task: DeliveryTask, pool: Any, timer: Any) -> None:
+        self._task = task
+        self._pool = pool
+        self._timer = timer
+        self._jobs: deque[_Job] = deque()
+        self._lock = threading.Lock()
+        self._running = 0
+        self._most: int = pool.limit
+        self._spent: deque[float] = deque()
+        self._looked_at: float | None = None
+        self.decoded: Any = None
+
+    def apply_async(
+        self,
+        target: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        callback: Callable[[Any], None],
+        accept_callback: Callable[[int, float], None],
+        **options: Any,
+    ) -> None:
+        """Put a goal into the lane; called in the worker's loop, as a pool's method of this name.
+
+        Args:
+            target: Celery's tracer.
+            args: its arguments; the second is the task id.
+            kwargs: always empty.
+            callback: is given the tracer's result when the goal's fate is stored.
+            accept_callback: is called when the goal's turn comes.
+            options: what else a pool may be told; a pool of threads knows none of it.
+        """
+        decoded, self.decoded = self.decoded, None
+        if isinstance(decoded, (list, tuple)):
+            # In the place of the message's body, its type and its encoding.
+            args = (*args[:3], decoded, None, None)
+        self._jobs.append(_Job(target, args, accept_callback, callback))
+        self._start_series()
+        if self._looked_at is None:
+            self._look_later()
+
+    def _start_series(self) -> None:
+        with self._lock:
+            if not self._jobs or self._running >= self._most:
+                return
+            self._running += 1
+        try:
+            self._pool.apply_async(self._series, callback=bool)
+        except RuntimeError:
+            # The pool has ended. What is in the lane goes back when the connection is closed.
+            logger.debug("the pool takes no more series")
+
+    def _series(self) -> None:
+        """Run goals until there is none, or others should have their turn."""
+        try:
+            with self._task.series() as line:
+                self._run_in_a_row(line)
+        finally:
+            with self._lock:
+                self._running -= 1
+            self._start_series()
+
+    def _run_in_a_row(self, line: Line) -> None:
+        unconfirmed: deque[_Unconfirmed] = deque()
+        ends_at = monotonic() + _LONGEST_SERIES_SECONDS
+        spent = thread_time()
+        for _ in range(_MOST_IN_A_ROW):
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                break
+            try:
+                unconfirmed.append(_Unconfirmed(job, job.run(), line.left))
+            except Exception:
+                logger.exception("goal %s comes again: its task broke off", job.delivery_id)
+            while unconfirmed and unconfirmed[0].settlement <= line.answered:
+                one = unconfirmed.popleft()
+                one.job.done(one.result)
+            before, spent = spent, thread_time()
+            self._spent.append(spent - before)
+            if self._running > self._most or monotonic() >= ends_at:
+                break
+        _confirm(line, unconfirmed)
+
+    def _look_later(self) -> None:
+        self._looked_at = monotonic()
+        self._spent.clear()
+        self._timer.call_after(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Adapt the number of series to how busy they were; while goals wait, look again."""
+        share = sum(self._spent) / (monotonic() - (self._looked_at or 0.0))
+        if share > _CROWDED:
+            self._most = max(1, self._most * 2 // 3)
+        elif share < _IDLE:
+            self._most = min(self._pool.limit, self._most + (self._most + 1) // 2)
+        self._looked_at = None
+        if self._jobs:
+            self._look_later()
+            for _ in range(self._most - self._running):
+                self._start_series()
+
+
+def _confirm(line: Line, unconfirmed: deque[_Unconfirmed]) -> None:
+    """Wait until the last goals' fates are stored; if the worker ends before, give them back."""
+    if not unconfirmed:
+        return
+    given_back = None
+    try:
+        until_stored(line.finish, unconfirmed[-1].job.delivery_id)
+    except Reject:
+        given_back = 1, ExceptionInfo(internal=True), 0.0
+    while unconfirmed:
+        one = unconfirmed.popleft()
+        one.job.done(given_back or one.result)

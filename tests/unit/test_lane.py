@@ -1,0 +1,231 @@
+"""The lane: goals in a row, acknowledged when they are settled, in as many series as it pays."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+import redis
+from celery.concurrency.thread import TaskPool
+from celery.exceptions import Reject
+from celery.utils.timer2 import Timer
+from stack import wait_until
+
+from ninja_tasks.delivery import stopping
+from ninja_tasks.worker.lane import Lane
+
+THREADS = 8
+
+
+class Line:
+    """Stands in for a thread's line to Redis: what was left is answered when it is asked."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.answered = 0
+        self.is_away = False
+
+    def leave(self) -> None:
+        self.left += 1
+
+    def ask(self) -> None:
+        self.answered = self.left
+
+    def finish(self) -> None:
+        if self.is_away:
+            raise redis.ConnectionError
+        self.ask()
+
+
+class Rig:
+    """A lane through a real pool of threads, and what its goals did."""
+
+    def __init__(self, threads: int) -> None:
+        self.lines: dict[int, Line] = {}
+        self.is_away = False
+        self.events: list[tuple[str, str]] = []
+        self.results: dict[str, Any] = {}
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.pool = TaskPool(limit=threads)
+        self.pool.start()
+        self.timer = Timer()
+        self.lane = Lane(self, self.pool, self.timer)  # type: ignore[arg-type]
+
+    @contextmanager
+    def series(self) -> Iterator[Line]:
+        line = self.lines.setdefault(threading.get_ident(), Line())
+        line.is_away = self.is_away
+        yield line
+
+    def put(self, name: str, work: Callable[[Line], Any] = Line.leave) -> None:
+        def run(_task: str, delivery_id: str) -> tuple[int, None, float]:
+            with self.lock:
+                self.at_once += 1
+                self.most_at_once = max(self.most_at_once, self.at_once)
+            try:
+                self.events.append(("runs", delivery_id))
+                work(self.lines[threading.get_ident()])
+            finally:
+                with self.lock:
+                    self.at_once -= 1
+            return 0, None, 0.0
+
+        def done(result: Any) -> None:
+            self.events.append(("done", name))
+            self.results[name] = result
+
+        self.lane.apply_async(
+            run, ("reach_goal", name), callback=done, accept_callback=lambda pid, at: None
+        )
+
+    def wait_for(self, count: int) -> None:
+        wait_until(lambda: len(self.results) >= count, f"{count} goals")
+
+    def stop(self) -> None:
+        self.timer.stop()
+        self.pool.stop()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig(THREADS)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def narrow() -> Iterator[Rig]:
+    made = Rig(1)
+    yield made
+    made.stop()
+
+
+def ask_and_leave(line: Line) -> None:
+    line.ask()
+    line.leave()
+
+
+def test_a_goal_is_done_when_the_next_one_of_its_series_has_asked(narrow: Rig) -> None:
+    first_runs, all_wait = threading.Event(), threading.Event()
+
+    def block(line: Line) -> None:
+        first_runs.set()
+        all_wait.wait(5)
+        ask_and_leave(line)
+
+    narrow.put("0", block)
+    first_runs.wait(5)
+    narrow.put("1", ask_and_leave)
+    narrow.put("2", ask_and_leave)
+    all_wait.set()
+    narrow.wait_for(3)
+    assert narrow.events == [
+        ("runs", "0"),
+        ("runs", "1"),
+        ("done", "0"),
+        ("runs", "2"),
+        ("done", "1"),
+        ("done", "2"),
+    ]
+
+
+def test_a_goal_that_asks_nothing_does_not_make_the_one_before_it_done(narrow: Rig) -> None:
+    first_runs, all_wait = threading.Event(), threading.Event()
+
+    def block(line: Line) -> None:
+        first_runs.set()
+        all_wait.wait(5)
+        ask_and_leave(line)
+
+    narrow.put("0", block)
+    first_runs.wait(5)
+    narrow.put("silent", lambda line: None)
+    narrow.put("2", ask_and_leave)
+    all_wait.set()
+    narrow.wait_for(3)
+    order = [name for what, name in narrow.events if what == "done"]
+    assert order == ["0", "silent", "2"]
+    assert narrow.events.index(("done", "0")) > narrow.events.index(("runs", "2"))
+
+
+def test_the_last_goal_of_a_series_is_done_without_a_next_one(rig: Rig) -> None:
+    rig.put("0")
+    rig.wait_for(1)
+    assert rig.results == {"0": (0, None, 0.0)}
+
+
+def test_a_worker_that_ends_while_redis_is_away_gives_the_last_goal_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stopping, "_FLAG", b"\x01")
+    rig.is_away = True
+    rig.put("0")
+    rig.wait_for(1)
+    failed, report, _seconds = rig.results["0"]
+    assert failed
+    # As Celery's request takes it out.
+    rejection = report.exception.exc
+    assert isinstance(rejection, Reject)
+    assert rejection.requeue
+
+
+def test_a_goal_whose_task_breaks_off_stops_no_other(
+    narrow: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_off(line: Line) -> None:
+        raise RuntimeError
+
+    narrow.put("0", break_off)
+    narrow.put("1")
+    narrow.wait_for(1)
+    assert "1" in narrow.results
+    assert "goal 0 comes again" in caplog.text
+
+
+def test_goals_that_wait_for_the_api_run_in_all_threads(rig: Rig) -> None:
+    for number in range(6 * THREADS):
+        rig.put(str(number), lambda line: time.sleep(0.05))
+    rig.wait_for(6 * THREADS)
+    assert rig.most_at_once == THREADS
+
+
+def test_goals_that_do_not_wait_run_in_few_threads_and_in_many_again_when_they_do(
+    rig: Rig,
+) -> None:
+    def compute(line: Line) -> None:
+        until = time.thread_time() + 0.002
+        while time.thread_time() < until:
+            pass
+
+    for number in range(600):
+        rig.put(str(number), compute)
+    rig.wait_for(500)
+    rig.most_at_once = 0
+    rig.wait_for(600)
+    assert rig.most_at_once <= 2
+    for number in range(600, 800):
+        rig.put(str(number), lambda line: time.sleep(0.05))
+    rig.wait_for(800)
+    assert rig.most_at_once == THREADS
+
+
+def test_other_tasks_of_the_pool_get_their_turn_while_goals_wait(narrow: Rig) -> None:
+    turn = threading.Event()
+    for number in range(200):
+        narrow.put(str(number), lambda line: time.sleep(0.002))
+    narrow.pool.apply_async(turn.set, callback=bool)
+    wait_until(turn.is_set, "the other task's turn")
+    assert len(narrow.results) < 200
+    narrow.wait_for(200)
+
+
+def test_goals_left_in_a_pool_that_has_ended_are_not_run(rig: Rig) -> None:
+    rig.pool.stop()
+    with suppress(RuntimeError):
+        rig.put("0")
+    assert not rig.events
