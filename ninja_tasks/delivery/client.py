@@ -40,6 +40,13 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 USER_AGENT = f"ninja-tasks/{version('ninja-tasks')} (python-requests/{requests.__version__})"
 
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+    "User-Agent": USER_AGENT,
+}
+
 
 class SalesNinja:
     """The Sales Ninja API; safe to share between threads and across ``fork``.
@@ -53,7 +60,7 @@ class SalesNinja:
             connect=settings.connect_timeout_seconds, read=settings.read_timeout_seconds
         )
         self._trust_env = settings.trust_env
-        self._template = _template(settings.api_url + API_PATH)
+        self._template = requests.Request("POST", settings.api_url + API_PATH).prepare()
         self._threads = threading.local()
 
     def prepare(self) -> None:
@@ -73,8 +80,11 @@ class SalesNinja:
         self.prepare()
         request: requests.PreparedRequest = self._threads.request
         request.body = payload  # type: ignore[assignment]
-        request.headers["Content-Length"] = str(len(payload.content))
-        request.headers["Idempotency-Key"] = quote(delivery_id, safe=_HEADER_SAFE, errors="replace")
+        request.headers = {  # type: ignore[assignment]
+            **_HEADERS,
+            "Content-Length": str(len(payload.content)),
+            "Idempotency-Key": quote(delivery_id, safe=_HEADER_SAFE, errors="replace"),
+        }
         started_at, started = datetime.now(UTC), time.monotonic()
         try:
             response = self._threads.send(request)
@@ -162,16 +172,6 @@ class _Payload:
     def __iter__(self) -> Iterator[bytes]:
         self.written = True
         yield self.content
-
-
-def _template(url: str) -> requests.PreparedRequest:
-    headers = {
-        "Content-Type": "application/json",
-        "Accept": "*/*",
-        "Accept-Encoding": "identity",
-        "User-Agent": USER_AGENT,
-    }
-    return requests.Request("POST", url, headers=headers).prepare()
 
 
 def _excerpt(response: Any) -> str:

@@ -11,7 +11,7 @@ again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -130,18 +130,18 @@ class Line:
             return self._round_trip(questions)
 
     def _round_trip(self, questions: list[Question]) -> list[Any]:
-        self._send([question.words() for question in questions])
+        self._send(question.words() for question in questions)
         answers = [self._read() for _ in questions]
         unknown = [at for at, one in enumerate(answers) if isinstance(one, NoScriptError)]
         if unknown:
-            self._send([questions[at].words_with_text() for at in unknown])
+            self._send(questions[at].words_with_text() for at in unknown)
             for at in unknown:
                 answers[at] = self._read()
         return answers
 
-    def _send(self, commands: list[tuple[Any, ...]]) -> None:
-        packed = [part for words in commands for part in self._connection.pack_command(*words)]
-        self._connection.send_packed_command([b"".join(packed)])
+    def _send(self, commands: Iterable[tuple[Any, ...]]) -> None:
+        packed = self._connection.pack_commands(commands)
+        self._connection.send_packed_command(packed)
 
     def _read(self) -> Any:
         try:
