@@ -56,6 +56,11 @@ LATENCY_BOUNDS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000)
 _LONGEST_CLAIM_SECONDS = 600.0
 #: A goal whose worker was lost so often is the likely cause.
 _MOST_LOSSES = 3
+#: A goal that was asked about ahead and does not begin is free again after this. It begins within a
+#: second and a half, so a Redis that stands still for half a minute ends no reservation too early.
+_RESERVATION_MILLISECONDS = 30_000
+#: Goals are asked about ahead where a tenth of a second's worth is more than all threads have.
+_LEAST_BURST_FOR_RESERVATIONS = 100
 #: A goal that comes later than this to its slot has lost it, or late ones would add up to a burst.
 _SLOT_LATENESS_MILLISECONDS = 250
 #: For what happens between the claim and the request, and after the last byte of an answer.
@@ -158,9 +163,13 @@ class Gate:
         self._tolerance = (rate.burst - 1) / 2 * interval if rate else 0.0
         self._limiter = self._keys.limiter(f"{interval:g}")
         timeouts = settings.connect_timeout_seconds + settings.read_timeout_seconds
+        lease = 1000 * max(2 * timeouts, _LONGEST_CLAIM_SECONDS)
+        #: Whether goals may be asked about before their turn.
+        self.may_reserve = rate is None or rate.burst >= _LEAST_BURST_FOR_RESERVATIONS
         self._admit = Script(
             "admit",
-            LEASE=1000 * max(2 * timeouts, _LONGEST_CLAIM_SECONDS),
+            LEASE=lease,
+            RESERVATION=_RESERVATION_MILLISECONDS,
             LIFE=1000 * settings.ledger_ttl_seconds,
             INTERVAL=interval,
             TOLERANCE=self._tolerance,
@@ -172,6 +181,7 @@ class Gate:
         )
         self._settle = Script(
             "settle",
+            LEASE=lease,
             LIFE=1000 * settings.ledger_ttl_seconds,
             THRESHOLD=settings.breaker_threshold,
             COOLDOWN=1000 * settings.breaker_cooldown_seconds,
@@ -193,27 +203,12 @@ class Gate:
         Raises:
             redis.RedisError: if Redis does not answer; the goal must not be sent then.
         """
-        process = process_name()
-        question = Question(
-            self._admit,
-            (
-                self._keys.page(record.delivery_id),
-                self._keys.parked_times,
-                self._keys.gate,
-                self._limiter,
-                self._keys.heartbeat(process),
-            ),
-            (
-                record.delivery_id,
-                token,
-                process,
-                int(expired),
-                int(stop_on_doubt),
-                *_counts(record),
-                record.replays,
-            ),
+        admission = self._admission(
+            record.delivery_id,
+            token,
+            (int(expired), int(stop_on_doubt), *_counts(record), record.replays, 0),
         )
-        answer, wait, made, charged, doubtful, duplicate, lost_at = self.line.ask(question)
+        answer, wait, made, charged, doubtful, duplicate, lost_at = self.line.ask(admission)
         if lost_at != "0":
             record = record.with_lost_attempt(_moment(lost_at))
         if (made, charged, doubtful, duplicate) != _counts(record):
@@ -221,6 +216,17 @@ class Gate:
                 made=made, charged=charged, doubtful=doubtful, possible_duplicate=bool(duplicate)
             )
         return Admission(Answer(answer), record, wait / 1000)
+
+    def reserve(self, delivery_id: str, token: str, then: Callable[[str], None]) -> None:
+        """Ask about a goal before its turn, along with the next question on this thread's line.
+
+        Args:
+            delivery_id: of a goal of which the message knows no attempt.
+            token: with which it will be admitted, or begin.
+            then: is given the answer's word; only ``"go"`` means that it is reserved.
+        """
+        question = self._admission(delivery_id, token, (0, 0, 0, 0, 0, 0, 0, 1))
+        self.line.leave(question, lambda answer: then(answer[0]))
 
     def settle(self, record: DeliveryRecord, attempt: Attempt, token: str) -> BreakerNews | None:
         """Write what came of an attempt; safe to repeat.
@@ -241,6 +247,7 @@ class Gate:
         attempt: Attempt,
         token: str,
         report: Callable[[BreakerNews | None], None],
+        begins: tuple[str, str] | None = None,
     ) -> None:
         """Write what came of an attempt along with the next question on this thread's :attr:`line`.
 
@@ -249,8 +256,9 @@ class Gate:
             attempt: the attempt that is over.
             token: with which the goal was admitted.
             report: is told the news when Redis has confirmed it.
+            begins: delivery id and token of a reserved goal that is sent next.
         """
-        settlement = self._settlement(record, attempt, token)
+        settlement = self._settlement(record, attempt, token, begins)
         self.line.leave(settlement, lambda answer: report(_news(answer)))
 
     @property
@@ -262,8 +270,29 @@ class Gate:
         line: Line = threads.line
         return line
 
-    def _settlement(self, record: DeliveryRecord, attempt: Attempt, token: str) -> Question:
+    def _admission(self, delivery_id: str, token: str, more: tuple[int, ...]) -> Question:
+        keys, process = self._keys, process_name()
+        return Question(
+            self._admit,
+            (
+                keys.page(delivery_id),
+                keys.parked_times,
+                keys.gate,
+                self._limiter,
+                keys.heartbeat(process),
+            ),
+            (delivery_id, token, process, *more),
+        )
+
+    def _settlement(
+        self,
+        record: DeliveryRecord,
+        attempt: Attempt,
+        token: str,
+        begins: tuple[str, str] | None = None,
+    ) -> Question:
         keys = self._keys
+        next_id, next_token = begins or (record.delivery_id, "")
         return Question(
             self._settle,
             (
@@ -273,6 +302,7 @@ class Gate:
                 keys.latencies,
                 keys.letters,
                 keys.letter_times,
+                keys.page(next_id),
             ),
             (
                 record.delivery_id,
@@ -283,6 +313,7 @@ class Gate:
                 int(attempt.feeds_breaker),
                 round((attempt.retry_after_seconds or 0) * 1000),
                 _bucket(attempt.milliseconds),
+                next_token,
             ),
         )
 

@@ -11,7 +11,7 @@ again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -63,17 +63,12 @@ class Line:
 
     Args:
         client: its pool makes the connection, which is opened when it is first used.
-
-    Attributes:
-        left: how many questions were left on it so far.
-        answered: how many of these have been answered.
     """
 
     def __init__(self, client: redis.Redis) -> None:
         self._connection: Any = client.connection_pool.make_connection()
         self._waiting: list[tuple[Question, Callable[[Any], None]]] = []
-        self.left = 0
-        self.answered = 0
+        self._on_their_way = 0
 
     def leave(self, question: Question, then: Callable[[Any], None]) -> None:
         """Let a question go with the next one.
@@ -83,7 +78,6 @@ class Line:
             then: is given the answer.
         """
         self._waiting.append((question, then))
-        self.left += 1
 
     def ask(self, question: Question) -> Any:
         """Ask, after what was left before, and return the answer.
@@ -92,58 +86,78 @@ class Line:
             redis.RedisError: if an answer is missing, of this question or of one that was left,
                 which then still is.
         """
-        *_answers, own = self._answers([question])
-        return own
+        answers: list[Any] = []
+        own = question, answers.append
+        self._waiting.append(own)
+        try:
+            self.finish()
+        finally:
+            if own in self._waiting:
+                self._waiting.remove(own)
+        return answers[0]
+
+    def send(self) -> bool:
+        """Send what was left, and return whether that could be done at once.
+
+        Only over an open connection: a Redis that was started again knows no scripts. The answers
+        are read by what comes next, and what could not be sent is still left.
+        """
+        if self._connection._sock is None:
+            return False
+        try:
+            self._send()
+        except redis.RedisError:
+            return False
+        return True
 
     def finish(self) -> None:
-        """Ask what was left.
+        """Ask what was left, and wait for all answers.
 
         Raises:
             redis.RedisError: as :meth:`ask`.
         """
-        if self._waiting:
-            self._answers([])
-
-    def _answers(self, more: list[Question]) -> list[Any]:
-        waiting = self._waiting
-        answers = self._exchange([*(question for question, _then in waiting), *more])
-        self._waiting = []
-        for (question, then), answer in zip(waiting, answers, strict=False):
-            if isinstance(answer, ResponseError):
-                self._waiting.append((question, then))
-            else:
-                self.answered += 1
-                then(answer)
-        errors = [answer for answer in answers if isinstance(answer, ResponseError)]
-        if errors:
-            raise errors[0]
-        return answers
-
-    def _exchange(self, questions: list[Question]) -> list[Any]:
+        if not self._waiting:
+            return
         is_old = self._connection._sock is not None
         try:
-            return self._round_trip(questions)
+            self._read()
         except redis.ConnectionError:
             # One that nobody used for a while may have been closed, which is no trouble of Redis'.
             if not is_old:
                 raise
-            return self._round_trip(questions)
+            self._read()
 
-    def _round_trip(self, questions: list[Question]) -> list[Any]:
-        self._send(question.words() for question in questions)
-        answers = [self._read() for _ in questions]
+    def _send(self) -> None:
+        if self._connection._sock is None:
+            # Whatever was sent over the last one is asked again.
+            self._on_their_way = 0
+        new = self._waiting[self._on_their_way :]
+        if new:
+            packed = self._connection.pack_commands(question.words() for question, _then in new)
+            self._connection.send_packed_command(packed)
+            self._on_their_way += len(new)
+
+    def _read(self) -> None:
+        self._send()
+        asked = self._waiting
+        answers = [self._answer() for _ in asked]
         unknown = [at for at, one in enumerate(answers) if isinstance(one, NoScriptError)]
         if unknown:
-            self._send(questions[at].words_with_text() for at in unknown)
+            texts = [asked[at][0].words_with_text() for at in unknown]
+            self._connection.send_packed_command(self._connection.pack_commands(texts))
             for at in unknown:
-                answers[at] = self._read()
-        return answers
+                answers[at] = self._answer()
+        self._waiting, self._on_their_way = [], 0
+        for (question, then), answer in zip(asked, answers, strict=True):
+            if isinstance(answer, ResponseError):
+                self._waiting.append((question, then))
+            else:
+                then(answer)
+        errors = [answer for answer in answers if isinstance(answer, ResponseError)]
+        if errors:
+            raise errors[0]
 
-    def _send(self, commands: Iterable[tuple[Any, ...]]) -> None:
-        packed = self._connection.pack_commands(commands)
-        self._connection.send_packed_command(packed)
-
-    def _read(self) -> Any:
+    def _answer(self) -> Any:
         try:
             return self._connection.read_response()
         except ResponseError as error:

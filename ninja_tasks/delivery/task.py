@@ -21,10 +21,10 @@ from ..errors import InvalidGoal, TransientError
 from ..message import NOT_BEFORE_HEADER, QUEUE_NAME, REDACTED_REPRESENTATION
 from .client import SalesNinja
 from .gate import Admission, Answer, BreakerNews, Gate
-from .line import Line
 from .outcomes import Attempt, Outcome, Verdict, decide
 from .parking import ParkedGoal, Parking
 from .record import DeliveryRecord
+from .series import Series, Upcoming
 from .state import Keys, connect, until_stored
 from .stopping import is_stopping
 
@@ -175,11 +175,16 @@ class DeliveryTask(Task):  # type: ignore[misc]
         self._carry(body, record)
         self._leave_if_stopping()
         self._hold_until_eta()
-        token = self.request.token = token_hex(4)
+        series = self._series
+        token = self.request.token = series.token if series else token_hex(4)
         self.api.prepare()
         on_unknown = record.on_unknown or self.settings.on_unknown
         while True:
             expired = record.is_expired(datetime.now(UTC), self.settings.max_age_seconds)
+            if series is not None:
+                if not expired and series.begin(record.delivery_id):
+                    return Admission(Answer.GO, record, 0)
+                series.ask_about_next()
             ask = partial(
                 self.gate.admit,
                 record,
@@ -213,8 +218,8 @@ class DeliveryTask(Task):  # type: ignore[misc]
     ) -> None:
         """Write down what came of an attempt; returns when it is stored.
 
-        In a :meth:`series` a delivered goal's is stored before its message is acknowledged, but
-        maybe after this has returned.
+        In a :meth:`series` a delivered goal's is stored before its message may be acknowledged,
+        but maybe after this has returned.
 
         Args:
             body: the JSON body of the API, for the next message if there is one.
@@ -223,25 +228,33 @@ class DeliveryTask(Task):  # type: ignore[misc]
             report: is told the news of the breaker, when it is stored.
         """
         self._carry(body, record)
-        token = self.request.token
-        if attempt.outcome is Outcome.DELIVERED and getattr(self._threads, "is_in_series", False):
-            self.gate.settle_with_next(record, attempt, token, report)
+        series = self._series
+        if series is not None and attempt.outcome is Outcome.DELIVERED:
+            until_stored(series.catch_up, record.delivery_id)
+            series.settle(record, attempt, report)
         else:
-            write = partial(self.gate.settle, record, attempt, token)
+            write = partial(self.gate.settle, record, attempt, self.request.token)
             report(until_stored(write, record.delivery_id))
 
     @contextmanager
-    def series(self) -> Iterator[Line]:
-        """Let this thread deliver goal after goal, and settle each with the question for the next.
+    def series(
+        self, upcoming: Callable[[], Upcoming | None], on_confirmed: Callable[[], None]
+    ) -> Iterator[Series]:
+        """Let this thread deliver goal after goal.
 
-        What this gives tells how many settlements were left for a next question, and how many of
-        these Redis has confirmed; a goal's message may be acknowledged when its own is.
+        Args:
+            upcoming: returns the goal that comes next, ``None`` if that is not sure.
+            on_confirmed: is called when Redis has confirmed a settlement.
         """
-        self._threads.is_in_series = True
+        series = self._threads.series = Series(self.gate, upcoming, on_confirmed)
         try:
-            yield self.gate.line
+            yield series
         finally:
-            self._threads.is_in_series = False
+            self._threads.series = None
+
+    @property
+    def _series(self) -> Series | None:
+        return getattr(self._threads, "series", None)
 
     def verdict(self, record: DeliveryRecord, attempt: Attempt) -> Verdict:
         """Return what happens to the goal after its last attempt."""

@@ -19,14 +19,15 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from secrets import token_hex
 from time import monotonic, thread_time
 from typing import Any, NamedTuple
 
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import Reject
 
-from ..delivery.line import Line
+from ..delivery.series import Series, Upcoming
 from ..delivery.state import until_stored
 from ..delivery.task import DeliveryTask
 
@@ -42,12 +43,21 @@ _IDLE, _CROWDED = 0.5, 0.8
 
 
 class _Job(NamedTuple):
-    """A goal, as Celery's request hands it to a pool."""
+    """A goal, as Celery's request hands it to a pool.
+
+    Attributes:
+        target: Celery's tracer.
+        arguments: its arguments: task, delivery id, the request, and the decoded message.
+        accepted: is called when the goal's turn comes.
+        done: is given the tracer's result.
+        token: by which the goal is claimed.
+    """
 
     target: Callable[..., Any]
     arguments: Sequence[Any]
     accepted: Callable[[int, float], None]
     done: Callable[[Any], None]
+    token: str
 
     @property
     def delivery_id(self) -> str:
@@ -72,6 +82,13 @@ class _Unconfirmed(NamedTuple):
     job: _Job
     result: Any
     settlement: int
+
+    def end(self, result: Any = None) -> None:
+        """Let Celery acknowledge the goal's message, or do what another result asks for."""
+        try:
+            self.job.done(result or self.result)
+        except Exception:
+            logger.exception("goal %s comes again: it was not ended", self.job.delivery_id)
 
 
 class Lane:
@@ -123,7 +140,7 @@ class Lane:
         if isinstance(decoded, (list, tuple)):
             # In the place of the message's body, its type and its encoding.
             args = (*args[:3], decoded, None, None)
-        self._jobs.append(_Job(target, args, accept_callback, callback))
+        self._jobs.append(_Job(target, args, accept_callback, callback, token_hex(4)))
         self._start_series()
         if self._looked_at is None:
             self._look_later()
@@ -141,35 +158,51 @@ class Lane:
 
     def _series(self) -> None:
         """Run goals until there is none, or others should have their turn."""
+        unconfirmed: deque[_Unconfirmed] = deque()
+
+        def acknowledge() -> None:
+            while unconfirmed and unconfirmed[0].settlement <= series.confirmed:
+                unconfirmed.popleft().end()
+
         try:
-            with self._task.series() as line:
-                self._run_in_a_row(line)
+            with self._task.series(self._upcoming, acknowledge) as series:
+                for job in self._in_a_row():
+                    series.token = job.token
+                    try:
+                        unconfirmed.append(_Unconfirmed(job, job.run(), series.left))
+                    except Exception:
+                        logger.exception("goal %s comes again: its task broke off", job.delivery_id)
+                    acknowledge()
+                _confirm(series, unconfirmed)
         finally:
             with self._lock:
                 self._running -= 1
             self._start_series()
 
-    def _run_in_a_row(self, line: Line) -> None:
-        unconfirmed: deque[_Unconfirmed] = deque()
+    def _in_a_row(self) -> Iterator[_Job]:
+        """Take goals for one series, and note the processor time that each of them takes."""
         ends_at = monotonic() + _LONGEST_SERIES_SECONDS
         spent = thread_time()
         for _ in range(_MOST_IN_A_ROW):
             try:
                 job = self._jobs.popleft()
             except IndexError:
-                break
-            try:
-                unconfirmed.append(_Unconfirmed(job, job.run(), line.left))
-            except Exception:
-                logger.exception("goal %s comes again: its task broke off", job.delivery_id)
-            while unconfirmed and unconfirmed[0].settlement <= line.answered:
-                one = unconfirmed.popleft()
-                one.job.done(one.result)
+                return
+            yield job
             before, spent = spent, thread_time()
             self._spent.append(spent - before)
             if self._running > self._most or monotonic() >= ends_at:
-                break
-        _confirm(line, unconfirmed)
+                return
+
+    def _upcoming(self) -> Upcoming | None:
+        """Return the next goal, if there are so many that its turn comes soon in any case."""
+        if len(self._jobs) <= self._most:
+            return None
+        try:
+            job = self._jobs[0]
+        except IndexError:
+            return None
+        return Upcoming(job.delivery_id, job.arguments[2], job.token)
 
     def _look_later(self) -> None:
         self._looked_at = monotonic()
@@ -190,15 +223,14 @@ class Lane:
                 self._start_series()
 
 
-def _confirm(line: Line, unconfirmed: deque[_Unconfirmed]) -> None:
+def _confirm(series: Series, unconfirmed: deque[_Unconfirmed]) -> None:
     """Wait until the last goals' fates are stored; if the worker ends before, give them back."""
     if not unconfirmed:
         return
     given_back = None
     try:
-        until_stored(line.finish, unconfirmed[-1].job.delivery_id)
+        until_stored(series.catch_up, unconfirmed[-1].job.delivery_id)
     except Reject:
         given_back = 1, ExceptionInfo(internal=True), 0.0
     while unconfirmed:
-        one = unconfirmed.popleft()
-        one.job.done(given_back or one.result)
+        unconfirmed.popleft().end(given_back)

@@ -16,27 +16,31 @@ from celery.utils.timer2 import Timer
 from stack import wait_until
 
 from ninja_tasks.delivery import stopping
+from ninja_tasks.delivery.series import Upcoming
 from ninja_tasks.worker.lane import Lane
 
 THREADS = 8
 
 
-class Line:
-    """Stands in for a thread's line to Redis: what was left is answered when it is asked."""
+class Series:
+    """Stands in for what a thread says to Redis: what it left is confirmed when it asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_confirmed: Callable[[], None], *, is_away: bool) -> None:
+        self.token = ""
         self.left = 0
-        self.answered = 0
-        self.is_away = False
+        self.confirmed = 0
+        self._on_confirmed = on_confirmed
+        self._is_away = is_away
 
     def leave(self) -> None:
         self.left += 1
 
     def ask(self) -> None:
-        self.answered = self.left
+        self.confirmed = self.left
+        self._on_confirmed()
 
-    def finish(self) -> None:
-        if self.is_away:
+    def catch_up(self) -> None:
+        if self._is_away:
             raise redis.ConnectionError
         self.ask()
 
@@ -45,7 +49,8 @@ class Rig:
     """A lane through a real pool of threads, and what its goals did."""
 
     def __init__(self, threads: int) -> None:
-        self.lines: dict[int, Line] = {}
+        self.threads = threading.local()
+        self.upcoming: list[str] = []
         self.is_away = False
         self.events: list[tuple[str, str]] = []
         self.results: dict[str, Any] = {}
@@ -57,19 +62,23 @@ class Rig:
         self.lane = Lane(self, self.pool, self.timer)  # type: ignore[arg-type]
 
     @contextmanager
-    def series(self) -> Iterator[Line]:
-        line = self.lines.setdefault(threading.get_ident(), Line())
-        line.is_away = self.is_away
-        yield line
+    def series(
+        self, upcoming: Callable[[], Upcoming | None], on_confirmed: Callable[[], None]
+    ) -> Iterator[Series]:
+        self.threads.series = Series(on_confirmed, is_away=self.is_away)
+        self.threads.upcoming = upcoming
+        yield self.threads.series
 
-    def put(self, name: str, work: Callable[[Line], Any] = Line.leave) -> None:
-        def run(_task: str, delivery_id: str) -> tuple[int, None, float]:
+    def put(self, name: str, work: Callable[[Series], Any] = Series.leave) -> None:
+        def run(_task: str, delivery_id: str, _request: Any) -> tuple[int, None, float]:
             with self.lock:
                 self.at_once += 1
                 self.most_at_once = max(self.most_at_once, self.at_once)
             try:
                 self.events.append(("runs", delivery_id))
-                work(self.lines[threading.get_ident()])
+                work(self.threads.series)
+                if upcoming := self.threads.upcoming():
+                    self.upcoming.append(upcoming.delivery_id)
             finally:
                 with self.lock:
                     self.at_once -= 1
@@ -80,7 +89,7 @@ class Rig:
             self.results[name] = result
 
         self.lane.apply_async(
-            run, ("reach_goal", name), callback=done, accept_callback=lambda pid, at: None
+            run, ("reach_goal", name, {}), callback=done, accept_callback=lambda pid, at: None
         )
 
     def wait_for(self, count: int) -> None:
@@ -105,18 +114,18 @@ def narrow() -> Iterator[Rig]:
     made.stop()
 
 
-def ask_and_leave(line: Line) -> None:
-    line.ask()
-    line.leave()
+def ask_and_leave(series: Series) -> None:
+    series.ask()
+    series.leave()
 
 
 def test_a_goal_is_done_when_the_next_one_of_its_series_has_asked(narrow: Rig) -> None:
     first_runs, all_wait = threading.Event(), threading.Event()
 
-    def block(line: Line) -> None:
+    def block(series: Series) -> None:
         first_runs.set()
         all_wait.wait(5)
-        ask_and_leave(line)
+        ask_and_leave(series)
 
     narrow.put("0", block)
     first_runs.wait(5)
@@ -132,19 +141,21 @@ def test_a_goal_is_done_when_the_next_one_of_its_series_has_asked(narrow: Rig) -
         ("done", "1"),
         ("done", "2"),
     ]
+    # Of three goals, one is sure to come after the first, and none after the others.
+    assert narrow.upcoming == ["1"]
 
 
 def test_a_goal_that_asks_nothing_does_not_make_the_one_before_it_done(narrow: Rig) -> None:
     first_runs, all_wait = threading.Event(), threading.Event()
 
-    def block(line: Line) -> None:
+    def block(series: Series) -> None:
         first_runs.set()
         all_wait.wait(5)
-        ask_and_leave(line)
+        ask_and_leave(series)
 
     narrow.put("0", block)
     first_runs.wait(5)
-    narrow.put("silent", lambda line: None)
+    narrow.put("silent", lambda series: None)
     narrow.put("2", ask_and_leave)
     all_wait.set()
     narrow.wait_for(3)
@@ -177,7 +188,7 @@ def test_a_worker_that_ends_while_redis_is_away_gives_the_last_goal_back(
 def test_a_goal_whose_task_breaks_off_stops_no_other(
     narrow: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def break_off(line: Line) -> None:
+    def break_off(series: Series) -> None:
         raise RuntimeError
 
     narrow.put("0", break_off)
@@ -189,7 +200,7 @@ def test_a_goal_whose_task_breaks_off_stops_no_other(
 
 def test_goals_that_wait_for_the_api_run_in_all_threads(rig: Rig) -> None:
     for number in range(6 * THREADS):
-        rig.put(str(number), lambda line: time.sleep(0.05))
+        rig.put(str(number), lambda series: time.sleep(0.05))
     rig.wait_for(6 * THREADS)
     assert rig.most_at_once == THREADS
 
@@ -197,7 +208,7 @@ def test_goals_that_wait_for_the_api_run_in_all_threads(rig: Rig) -> None:
 def test_goals_that_do_not_wait_run_in_few_threads_and_in_many_again_when_they_do(
     rig: Rig,
 ) -> None:
-    def compute(line: Line) -> None:
+    def compute(series: Series) -> None:
         until = time.thread_time() + 0.002
         while time.thread_time() < until:
             pass
@@ -209,7 +220,7 @@ def test_goals_that_do_not_wait_run_in_few_threads_and_in_many_again_when_they_d
     rig.wait_for(600)
     assert rig.most_at_once <= 2
     for number in range(600, 800):
-        rig.put(str(number), lambda line: time.sleep(0.05))
+        rig.put(str(number), lambda series: time.sleep(0.05))
     rig.wait_for(800)
     assert rig.most_at_once == THREADS
 
@@ -217,7 +228,7 @@ def test_goals_that_do_not_wait_run_in_few_threads_and_in_many_again_when_they_d
 def test_other_tasks_of_the_pool_get_their_turn_while_goals_wait(narrow: Rig) -> None:
     turn = threading.Event()
     for number in range(200):
-        narrow.put(str(number), lambda line: time.sleep(0.002))
+        narrow.put(str(number), lambda series: time.sleep(0.002))
     narrow.pool.apply_async(turn.set, callback=bool)
     wait_until(turn.is_set, "the other task's turn")
     assert len(narrow.results) < 200

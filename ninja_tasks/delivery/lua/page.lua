@@ -8,7 +8,8 @@ end
 --   d <delivered at, ms> <attempts> <possible duplicate> <token>
 --   o <attempts> <charged> <doubtful> <possible duplicate> <replays> <slot, ms> <token> <claimed at, ms> <lease until, ms>
 --     <process that claimed it> <how often its worker was lost since the last answer>
--- A lease of 0 means that the attempt with this token is settled.
+-- A lease of 0 means that the attempt with this token is settled; with a lease, 0 as the time of the
+-- claim means that the goal is reserved and was not sent.
 local function read_page(key)
   local text = redis.call('GET', key)
   local page = {made = 0, charged = 0, doubtful = 0, duplicate = 0, replays = -1,
