@@ -19,6 +19,7 @@ from celery import Celery, current_app
 from .config import ON_UNKNOWN
 from .delivery_ids import DeliveryIds
 from .errors import ConfigurationError, InvalidGoal
+from .goals import WIRE_NAMES, goal_to_wire
 from .message import (
     ENQUEUED_AT_HEADER,
     ON_UNKNOWN_HEADER,
@@ -27,7 +28,7 @@ from .message import (
     publish,
     publish_batch,
 )
-from .schemas import GoalSchema, goal_from_wire, goal_to_wire
+from .validation import goal_from_wire
 
 __all__ = [
     "KEY_NAMESPACE",
@@ -44,9 +45,8 @@ KEY_NAMESPACE = uuid.UUID("6f6c1f5c-6c5b-5e0e-9c0a-6e696e6a6121")
 _AMOUNT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _LONGEST_AMOUNT = 100
 _MONEY_PARAMETERS = {"revenue": "Revenue", "net_profit": "NetProfit"}
-_WIRE_NAMES = {name: str(field.data_key) for name, field in GoalSchema().fields.items()}
-_ARGUMENTS = {*_WIRE_NAMES, *_MONEY_PARAMETERS, "key", "on_unknown"}
-_ALIASES = {wire_name: name for name, wire_name in _WIRE_NAMES.items()}
+_ARGUMENTS = {*WIRE_NAMES, *_MONEY_PARAMETERS, "key", "on_unknown"}
+_ALIASES = {wire_name: name for name, wire_name in WIRE_NAMES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def prepare(arguments: Mapping[str, Any]) -> Message:
     faults |= money_faults
     wire = {
         wire_name: value
-        for name, wire_name in _WIRE_NAMES.items()
+        for name, wire_name in WIRE_NAMES.items()
         if (value := given.get(name)) is not None
     }
     try:
@@ -228,7 +228,7 @@ def _by_argument_name(arguments: Mapping[Any, Any]) -> tuple[dict[str, Any], dic
         if argument not in _ARGUMENTS:
             faults[name] = [f"is not an argument of enqueue_goal: use {_known_arguments()}"]
         elif argument in given:
-            faults[name] = [f"is given twice, as {argument} and as {_WIRE_NAMES[argument]}"]
+            faults[name] = [f"is given twice, as {argument} and as {WIRE_NAMES[argument]}"]
         else:
             given[argument] = value
     return given, faults

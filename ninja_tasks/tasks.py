@@ -15,8 +15,9 @@ from .delivery.outcomes import Verdict, transient_error
 from .delivery.record import DeliveryRecord
 from .delivery.task import DeliveryTask
 from .errors import DeadLettered, InvalidGoal, TransientError
+from .goals import goal_to_wire
 from .message import REDACTED_REPRESENTATION, TASK_NAME
-from .schemas import goal_from_message, goal_to_wire
+from .validation import goal_from_message
 
 __all__ = ["reach_goal"]
 

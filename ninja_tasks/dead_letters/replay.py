@@ -15,7 +15,7 @@ from celery import Celery
 from ..delivery.record import DeliveryRecord
 from ..errors import InvalidGoal, PublishError
 from ..message import Message, batches, publish_batch
-from ..schemas import goal_from_wire
+from ..validation import goal_from_wire
 from .store import DeadLetter, DeadLetterStore, StoredLetter
 
 __all__ = ["ReplayResult", "replay"]

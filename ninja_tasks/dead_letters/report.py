@@ -13,12 +13,11 @@ import uuid
 from typing import Any
 
 import redis
-from marshmallow import EXCLUDE
 
 from ..delivery.gate import BreakerNews
 from ..delivery.state import Keys
 from ..errors import ConfigurationError
-from ..schemas import GoalSchema
+from ..goals import WIRE_NAMES, is_guid
 from .limiter import LetterClass, ReportLimiter
 from .store import DeadLetter, DeadLetterStore
 
@@ -26,7 +25,7 @@ __all__ = ["Reporter", "initialise_sentry", "report_breaker"]
 
 logger = logging.getLogger(__name__)
 
-_FIELDS = tuple(str(field.data_key) for field in GoalSchema().fields.values())
+_FIELDS = tuple(WIRE_NAMES.values())
 _SHUTDOWN_TIMEOUT_SECONDS = 5
 
 
@@ -208,8 +207,8 @@ def _event(
 
 def _goal_id(payload: dict[Any, Any]) -> str:
     """Return the goal id if it is one; anything else in its place could be personal data."""
-    faults = GoalSchema(only=["goal_id"], unknown=EXCLUDE).validate(payload)
-    return "invalid" if faults else str(payload["GoalId"]).lower()
+    goal_id = payload.get("GoalId")
+    return goal_id.lower() if is_guid(goal_id) else "invalid"
 
 
 def _without_http(breadcrumb: dict[str, Any], hint: dict[str, Any]) -> dict[str, Any] | None:

@@ -23,7 +23,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import InvalidGoal
-from ..schemas import format_created_on, goal_from_wire
+from ..goals import format_created_on
+from ..validation import goal_from_wire
 from .answers import Answer, AnyAnswer, Reaction, as_reaction
 
 __all__ = ["GOAL_PATH", "MAX_BODY_BYTES", "FakeSalesNinja", "ReceivedGoal"]

@@ -23,8 +23,9 @@ from unit.bad_goals import (
 )
 
 from ninja_tasks import InvalidGoal, enqueue_goal, enqueue_goals
+from ninja_tasks.goals import Goal, format_created_on, goal_to_wire
 from ninja_tasks.producer import prepare
-from ninja_tasks.schemas import Goal, format_created_on, goal_from_wire, goal_to_wire
+from ninja_tasks.validation import goal_from_wire
 
 WIRE_NAMES = {
     "goal_id": "GoalId",

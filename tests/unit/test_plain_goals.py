@@ -11,7 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from unit.bad_goals import CUSTOMER_ID, GOAL_ID
 
-from ninja_tasks.schemas import GoalSchema, _plain_goal, goal_from_wire, goal_to_wire
+from ninja_tasks.goals import WIRE_NAMES, goal_to_wire, plain_goal
+from ninja_tasks.schemas import GoalSchema
+from ninja_tasks.validation import goal_from_wire
 
 FULL = {
     "GoalId": GOAL_ID,
@@ -78,7 +80,7 @@ likely = st.fixed_dictionaries(
 @example({**FULL, "CreatedOnUtc": "0000-01-01 00:00:00"})
 @example({**FULL, "Ip": "01.2.3.4"})
 def test_what_the_short_way_takes_the_schema_takes_and_makes_the_same_of_it(body: Any) -> None:
-    goal = _plain_goal(body)
+    goal = plain_goal(body)
     if goal is not None:
         assert goal == GoalSchema().load(body)
 
@@ -90,10 +92,15 @@ def test_the_short_way_knows_every_ipv4_address_and_no_other_text(text: str) -> 
         is_address = isinstance(ipaddress.ip_address(text), ipaddress.IPv4Address)
     except ValueError:
         is_address = False
-    assert (_plain_goal({**FULL, "Ip": text}) is not None) is is_address
+    assert (plain_goal({**FULL, "Ip": text}) is not None) is is_address
 
 
 @pytest.mark.parametrize("body", [FULL, {"GoalId": GOAL_ID, "CustomerId": CUSTOMER_ID}])
 def test_a_usual_goal_goes_the_short_way(body: dict[str, Any]) -> None:
-    assert _plain_goal(body) is not None
-    assert _plain_goal(goal_to_wire(goal_from_wire(body))) is not None
+    assert plain_goal(body) is not None
+    assert plain_goal(goal_to_wire(goal_from_wire(body))) is not None
+
+
+def test_the_schema_has_the_fields_of_the_api() -> None:
+    fields = GoalSchema().fields
+    assert {name: field.data_key for name, field in fields.items()} == WIRE_NAMES
