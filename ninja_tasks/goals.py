@@ -22,6 +22,7 @@ __all__ = [
     "format_created_on",
     "goal_to_wire",
     "is_guid",
+    "is_unicode",
     "plain_goal",
 ]
 
@@ -119,16 +120,27 @@ def is_guid(value: Any) -> TypeGuard[str]:
 
 
 def _are_plain(parameters: Any) -> bool:
-    """Return whether these are parameters in plain ASCII, or none."""
+    """Return whether these are parameters as they should be, or none."""
     if parameters is None:
         return True
     if type(parameters) is not dict:
         return False
     for name, value in parameters.items():
-        if not (type(name) is str and name and name.isascii()):
+        if not (type(name) is str and name and is_unicode(name)):
             return False
-        if not (type(value) is str and len(value) <= MAX_PARAMETER_LENGTH and value.isascii()):
+        if not (type(value) is str and len(value) <= MAX_PARAMETER_LENGTH and is_unicode(value)):
             return False
+    return True
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text has no lone surrogates, which cannot be sent."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
     return True
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load
 
 from .errors import InvalidGoal
-from .goals import CREATED_ON, GUID, MAX_PARAMETER_LENGTH, WIRE_NAMES, Goal
+from .goals import CREATED_ON, GUID, MAX_PARAMETER_LENGTH, WIRE_NAMES, Goal, is_unicode
 
 __all__ = ["GoalSchema", "load_goal"]
 
@@ -121,13 +121,13 @@ class Parameters(fields.Field[Mapping[str, str]]):
         faults = []
         if not isinstance(name, str) or not name:
             faults.append(self.error_messages["name"])
-        elif not _is_unicode(name):
+        elif not is_unicode(name):
             faults.append(self.error_messages["text"])
         if not isinstance(value, str):
             faults.append(self.error_messages["value"])
         elif len(value) > MAX_PARAMETER_LENGTH:
             faults.append(self.error_messages["length"])
-        elif not _is_unicode(value):
+        elif not is_unicode(value):
             faults.append(self.error_messages["text"])
         return faults
 
@@ -194,11 +194,3 @@ def load_goal(body: Any) -> Goal:
     except ValidationError as error:
         raise InvalidGoal(dict(error.messages_dict)) from None
     return goal
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -7,6 +7,9 @@ If it may go, it is claimed for this process, so that two copies of a goal never
 ends with ``settle``. One whose process is no longer alive (or after ten minutes) means that the
 worker was lost, and that the goal may have been counted; after three in a row it is given up.
 
+``reserve`` asks the same before a goal's turn (:mod:`ninja_tasks.delivery.series` says why). What
+it gets is no claim yet: it leaves no doubt if the worker is lost.
+
 ``settle`` writes the goal's page in the ledger, the breaker's state, the counters and the latency.
 ``settle_with_next`` does the same in the round trip of this thread's next question, so that a goal
 costs one: until it is confirmed, the goal's message must be held.

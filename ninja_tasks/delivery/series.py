@@ -16,7 +16,8 @@ What keeps that safe:
   message, and the worker die before it can repeat it, nobody knows that the goal was sent.)
 * A goal's message is acknowledged when Redis has confirmed what came of the goal.
 
-Goals are not asked about ahead where a limit is so low that the reserved ones could exceed it.
+Goals are not asked about ahead where a limit is so low that the reserved ones could exceed it. A
+pause, or a hold of the API, that comes between is obeyed one goal later.
 """
 
 from __future__ import annotations

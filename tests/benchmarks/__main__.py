@@ -48,7 +48,7 @@ def main() -> None:
         slow = stack.enter_context(AsyncioApi(_SLOW_MILLISECONDS))
         bench = Bench(brokers, found, directory)
         field = [contender for contender in FIELD if contender.broker in brokers]
-        for turn in range(1 if quick else 5):
+        for turn in range(1 if quick else 4):
             console.print(f"Round {turn + 1} ...")
             _round(bench, results, field, fast, slow, quick)
         console.print("Ours alone ...")
@@ -93,7 +93,7 @@ def _round(
 
 def _ours_alone(bench: Bench, results: Results, fast: Api, slow: Api, quick: bool) -> None:
     ours = OURS[0]
-    for _ in range(1 if quick else 3):
+    for _ in range(1 if quick else 2):
         for processes in (1, 2):
             several = replace(ours, processes=processes)
             goals = 1280 * processes if quick else 3200 * processes

@@ -22,7 +22,7 @@ FULL = {
     "Ip": "185.237.80.128",
     "CreatedOnUtc": "2022-10-27 12:23:25.367999",
     "CustomUserScopeParams": {},
-    "CustomPageScopeParams": {"Revenue": "12350", "a" * 600: "b" * 512},
+    "CustomPageScopeParams": {"Revenue": "12350", "a" * 600: "b" * 512, "товар": "ёлка"},
 }
 
 texts = st.text(max_size=6) | st.sampled_from(["", "é", "\ud800", "x" * 512, "x" * 513, "Revenue"])
