@@ -47,7 +47,6 @@ _OWN_DEFAULTS = {
     "task_ignore_result": True,
     "task_create_missing_queues": False,
     "accept_content": ["json"],
-    "worker_prefetch_multiplier": 2,
 }
 
 

@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 _MOST_IN_A_ROW, _LONGEST_SERIES_SECONDS = 64, 1.0
 _LOOK_SECONDS = 0.05
-#: Shares of one processor that all series take together: below the first more of them can run,
-#: above the second too many do.
+#: Shares of one processor that all series take together, while any runs: below the first more of
+#: them can run, above the second too many do.
 _IDLE, _CROWDED = 0.5, 0.8
 
 
@@ -113,7 +113,9 @@ class Lane:
         self._running = 0
         self._most: int = pool.limit
         self._spent: deque[float] = deque()
-        self._looked_at: float | None = None
+        self._busy_seconds = 0.0
+        self._busy_from = 0.0
+        self._is_watched = False
         self.decoded: Any = None
 
     def apply_async(
@@ -142,13 +144,15 @@ class Lane:
             args = (*args[:3], decoded, None, None)
         self._jobs.append(_Job(target, args, accept_callback, callback, token_hex(4)))
         self._start_series()
-        if self._looked_at is None:
+        if not self._is_watched:
             self._look_later()
 
     def _start_series(self) -> None:
         with self._lock:
             if not self._jobs or self._running >= self._most:
                 return
+            if not self._running:
+                self._busy_from = monotonic()
             self._running += 1
         try:
             self._pool.apply_async(self._series, callback=bool)
@@ -177,6 +181,8 @@ class Lane:
         finally:
             with self._lock:
                 self._running -= 1
+                if not self._running:
+                    self._busy_seconds += monotonic() - self._busy_from
             self._start_series()
 
     def _in_a_row(self) -> Iterator[_Job]:
@@ -205,22 +211,33 @@ class Lane:
         return Upcoming(job.delivery_id, job.arguments[2], job.token)
 
     def _look_later(self) -> None:
-        self._looked_at = monotonic()
-        self._spent.clear()
+        self._is_watched = True
         self._timer.call_after(_LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
         """Adapt the number of series to how busy they were; while goals wait, look again."""
-        share = sum(self._spent) / (monotonic() - (self._looked_at or 0.0))
+        share = self._share()
         if share > _CROWDED:
             self._most = max(1, self._most * 2 // 3)
         elif share < _IDLE:
             self._most = min(self._pool.limit, self._most + (self._most + 1) // 2)
-        self._looked_at = None
+        self._is_watched = False
         if self._jobs:
             self._look_later()
             for _ in range(self._most - self._running):
                 self._start_series()
+
+    def _share(self) -> float:
+        """Return which share of a processor the series took since the last look, while any ran."""
+        with self._lock:
+            now = monotonic()
+            busy_seconds, self._busy_seconds = self._busy_seconds, 0.0
+            if self._running:
+                busy_seconds += now - self._busy_from
+                self._busy_from = now
+        spent = sum(self._spent)
+        self._spent.clear()
+        return spent / busy_seconds if busy_seconds else 0.0
 
 
 def _confirm(series: Series, unconfirmed: deque[_Unconfirmed]) -> None:
