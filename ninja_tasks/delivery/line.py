@@ -62,11 +62,13 @@ class Line:
     """A connection that belongs to one thread.
 
     Args:
-        client: its pool makes the connection, which is opened when it is first used.
+        client: whose address and options it has. It is opened when it is first used, and does not
+            count among the connections of the client's pool.
     """
 
     def __init__(self, client: redis.Redis) -> None:
-        self._connection: Any = client.connection_pool.make_connection()
+        pool: Any = client.connection_pool
+        self._connection: Any = pool.connection_class(**pool.connection_kwargs)
         self._waiting: list[tuple[Question, Callable[[Any], None]]] = []
         self._on_their_way = 0
 

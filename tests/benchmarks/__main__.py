@@ -1,4 +1,8 @@
-"""Run the benchmark: ``QUICK=1`` for the short one; the report goes to the terminal and to JSON."""
+"""Run the benchmark; the report goes to the terminal and to JSON.
+
+The environment says how long it takes: ``QUICK=1`` for the short run, ``ROUNDS=2`` for so many of
+the long one.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,7 @@ _SLOW_THREADS = 32
 def main() -> None:
     """Measure everything and print one report."""
     quick = os.environ.get("QUICK", "") not in {"", "0"}
+    rounds = int(os.environ.get("ROUNDS") or (1 if quick else 4))
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print("Setting up the environments of the peers, below .bench ...")
     found = environments({contender.packages for contender in (*FIELD, *FIRST)})
@@ -48,11 +53,13 @@ def main() -> None:
         slow = stack.enter_context(AsyncioApi(_SLOW_MILLISECONDS))
         bench = Bench(brokers, found, directory)
         field = [contender for contender in FIELD if contender.broker in brokers]
-        for turn in range(1 if quick else 4):
+        for turn in range(rounds):
             console.print(f"Round {turn + 1} ...")
             _round(bench, results, field, fast, slow, quick)
         console.print("Ours alone ...")
-        _ours_alone(bench, results, fast, slow, quick)
+        for _ in range((rounds + 1) // 2):
+            _ours_alone(bench, results, fast, slow, quick)
+        _ours_once(bench, results, fast, quick)
         results.record("bytes", bytes_by_state(brokers["redis"], 2000 if quick else 20_000))
     results.record(
         "machine",
@@ -92,19 +99,25 @@ def _round(
 
 
 def _ours_alone(bench: Bench, results: Results, fast: Api, slow: Api, quick: bool) -> None:
-    ours = OURS[0]
-    for _ in range(1 if quick else 2):
-        for processes in (1, 2):
-            several = replace(ours, processes=processes)
-            goals = 1280 * processes if quick else 3200 * processes
-            drained = bench.drain(several, slow, goals, _SLOW_THREADS)
-            results.add(f"{processes} processes", asdict(drained))
-        for queued in (10_000, 20_000 if quick else 1_000_000):
-            drained = bench.drain(ours, fast, 3000 if quick else 8000, _THREADS, queued=queued)
-            results.add(f"backlog {queued:,}", asdict(drained))
-    results.record("traffic", asdict(bench.traffic(ours, fast, 1000 if quick else 5000, _THREADS)))
-    for number in (10_000, 20_000) if quick else (10_000, 1_000_000):
-        results.add(f"enqueued {number:,}", asdict(bench.enqueue(ours, "many", number)))
+    for processes in (1, 2):
+        several = replace(OURS[0], processes=processes)
+        goals = 1280 * processes if quick else 3200 * processes
+        drained = bench.drain(several, slow, goals, _SLOW_THREADS)
+        results.add(f"{processes} processes", asdict(drained))
+    for queued in _backlogs(quick):
+        drained = bench.drain(OURS[0], fast, 3000 if quick else 8000, _THREADS, queued=queued)
+        results.add(f"backlog {queued:,}", asdict(drained))
+
+
+def _ours_once(bench: Bench, results: Results, fast: Api, quick: bool) -> None:
+    for number in _backlogs(quick):
+        results.add(f"enqueued {number:,}", asdict(bench.enqueue(OURS[0], "many", number)))
+    traffic = bench.traffic(OURS[0], fast, 1000 if quick else 5000, _THREADS)
+    results.record("traffic", asdict(traffic))
+
+
+def _backlogs(quick: bool) -> tuple[int, int]:
+    return 10_000, 20_000 if quick else 1_000_000
 
 
 def _some(goals: int, share: float) -> int:

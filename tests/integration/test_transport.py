@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import redis
 from kombu import Connection, Consumer, Producer, Queue
+from kombu.asynchronous import Hub
 from kombu.transport import TRANSPORT_ALIASES
 from stack import free_port, wait_until
 from tls import TlsProxy
@@ -151,6 +152,33 @@ def test_no_more_is_taken_than_there_is_room_for(
         taker.messages[0].ack()
         taker.messages[1].reject()
         assert taker.take(6) == [0, 1, 2, 3, 4, 5]
+
+
+def test_acknowledgements_of_other_threads_wake_the_loop_once_when_half_of_the_room_is_free(
+    server: EmbeddedServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(server.url, "q", *range(12))
+    wakes: list[int] = []
+    with taking(server.url, "q", prefetch=8) as taker:
+        hub = Hub()
+        taker.connection.register_with_event_loop(hub)
+        monkeypatch.setattr(hub, "call_soon", lambda callback: wakes.append(threading.get_ident()))
+        wait_until(lambda: hub.run_once() or len(taker.messages) == 8, "the first claim")
+
+        def acknowledge(start: int, end: int) -> int:
+            messages = taker.messages[start:end]
+            thread = threading.Thread(target=lambda: [one.ack() for one in messages])
+            thread.start()
+            thread.join()
+            return len(wakes)
+
+        assert acknowledge(0, 3) == 0
+        assert acknowledge(3, 4) == 1
+        assert acknowledge(4, 8) == 1
+        wait_until(lambda: hub.run_once() or len(taker.messages) == 12, "the second claim")
+        assert acknowledge(8, 9) == 2
+        wait_until(lambda: hub.run_once() or client.hlen(HELD) == 3, "the acknowledgements")
+        hub.close()
 
 
 def test_who_wants_no_acknowledgements_needs_to_give_none(
