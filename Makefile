@@ -26,7 +26,7 @@ stress: $(VENV)/dev ## run the faults, floods and limits in full size: about hal
 soak: $(VENV)/dev ## kill workers and Redis at random for half an hour
 	NINJA_SOAK_MINUTES=30 $(BIN)/python -m pytest tests/stress/test_soak.py --timeout=2400 -s
 
-bench: $(VENV)/dev ## measure what a goal costs, beside other queues: 40 minutes; ROUNDS=2: 20; QUICK=1: three
+bench: $(VENV)/dev ## measure what a goal costs, beside other queues: half an hour; QUICK=1: three minutes
 	@PYTHONPATH=tests QUICK=$(QUICK) ROUNDS=$(ROUNDS) $(BIN)/python -m benchmarks
 
 rabbitmq: $(VENV)/dev ## run the tests that need Debian's rabbitmq-server

@@ -55,8 +55,8 @@ Of Celery, with the package's own defaults
     ``worker_enable_prefetch_count_reduction = False``
         What goes on after a lost connection takes room of itself.
     ``worker_prefetch_multiplier = 4``
-        Messages that a worker holds for each of its threads or processes. With fewer than sixteen
-        in all a worker waits for messages more than it delivers.
+        Messages that a worker holds for each of its threads or processes. With a few in all it
+        waits for messages more than it delivers.
     ``task_default_queue = "ninja_tasks"``, ``task_create_missing_queues = False``
         This application has one queue.
     ``task_ignore_result = True``, ``accept_content = ["json"]``
