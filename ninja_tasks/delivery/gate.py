@@ -62,8 +62,9 @@ _MOST_LOSSES = 3
 #: A goal that was asked about ahead and does not begin is free again after this. It begins within a
 #: second and a half, so a Redis that stands still for half a minute ends no reservation too early.
 _RESERVATION_MILLISECONDS = 30_000
-#: Goals are asked about ahead where a tenth of a second's worth is more than all threads have.
-_LEAST_BURST_FOR_RESERVATIONS = 100
+#: Reserved goals have their slots, and may all be sent at once when a slow API answers. So goals
+#: are asked about ahead only where the limit's burst exceeds the number of all workers' threads.
+_LEAST_BURST_FOR_RESERVATIONS = 1000
 #: A goal that comes later than this to its slot has lost it, or late ones would add up to a burst.
 _SLOT_LATENESS_MILLISECONDS = 250
 #: For what happens between the claim and the request, and after the last byte of an answer.

@@ -204,7 +204,9 @@ def test_no_goal_begins_over_a_connection_that_was_lost(row: Row) -> None:
     assert row.ended == 1
 
 
-@pytest.mark.parametrize(("limit", "asks_ahead"), [("50/s", False), ("1000/s", True)])
+@pytest.mark.parametrize(
+    ("limit", "asks_ahead"), [("50/s", False), ("9999/s", False), ("10000/s", True)]
+)
 def test_goals_are_asked_about_ahead_only_under_a_high_limit(
     client: redis.Redis, limit: str, asks_ahead: bool
 ) -> None:
