@@ -205,24 +205,39 @@ def test_goals_that_wait_for_the_api_run_in_all_threads(rig: Rig) -> None:
     assert rig.most_at_once == THREADS
 
 
-def test_goals_that_do_not_wait_run_in_few_threads_and_in_many_again_when_they_do(
-    rig: Rig,
+def test_goals_run_in_one_thread_where_series_are_crowded_and_in_all_where_they_are_idle(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    share = 0.95
+    monkeypatch.setattr(Lane, "_share", lambda lane: share)
+    for number in range(400):
+        rig.put(str(number), lambda series: time.sleep(0.005))
+    rig.wait_for(320)
+    rig.most_at_once = 0
+    rig.wait_for(400)
+    assert rig.most_at_once == 1
+    share = 0.1
+    for number in range(400, 800):
+        rig.put(str(number), lambda series: time.sleep(0.02))
+    rig.wait_for(800)
+    assert rig.most_at_once == THREADS
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_share_of_series_is_high_only_if_they_do_not_wait(narrow: Rig, waits: bool) -> None:
     def compute(series: Series) -> None:
         until = time.thread_time() + 0.002
         while time.thread_time() < until:
             pass
 
-    for number in range(600):
-        rig.put(str(number), compute)
-    rig.wait_for(500)
-    rig.most_at_once = 0
-    rig.wait_for(600)
-    assert rig.most_at_once <= 2
-    for number in range(600, 800):
-        rig.put(str(number), lambda series: time.sleep(0.05))
-    rig.wait_for(800)
-    assert rig.most_at_once == THREADS
+    work = (lambda series: time.sleep(0.005)) if waits else compute
+    narrow.timer.stop()
+    for number in range(60):
+        narrow.put(str(number), work)
+    narrow.wait_for(60)
+    share = narrow.lane._share()
+    assert share < 0.2 if waits else 0.2 < share <= 1.05
+    assert narrow.lane._share() == 0
 
 
 def test_other_tasks_of_the_pool_get_their_turn_while_goals_wait(narrow: Rig) -> None:
