@@ -16,8 +16,9 @@ What keeps that safe:
   message, and the worker die before it can repeat it, nobody knows that the goal was sent.)
 * A goal's message is acknowledged when Redis has confirmed what came of the goal.
 
-Goals are not asked about ahead where a limit is so low that the reserved ones could exceed it. A
-pause, or a hold of the API, that comes between is obeyed one goal later.
+Goals are not asked about ahead where several threads could take the next one, nor where a limit is
+so low that the reserved ones could exceed it. A pause, or a hold of the API, that comes between is
+obeyed one goal later.
 """
 
 from __future__ import annotations

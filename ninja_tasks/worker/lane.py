@@ -201,8 +201,8 @@ class Lane:
                 return
 
     def _upcoming(self) -> Upcoming | None:
-        """Return the next goal, if there are so many that its turn comes soon in any case."""
-        if len(self._jobs) <= self._most:
+        """Return the next goal of this thread; of several threads each could take it."""
+        if self._running > 1:
             return None
         try:
             job = self._jobs[0]
