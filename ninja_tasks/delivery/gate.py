@@ -60,7 +60,7 @@ _LONGEST_CLAIM_SECONDS = 600.0
 #: A goal whose worker was lost so often is the likely cause.
 _MOST_LOSSES = 3
 #: A goal that was asked about ahead and does not begin is free again after this. It begins within a
-#: second and a half, so a Redis that stands still for half a minute ends no reservation too early.
+#: second, so a Redis that stands still for half a minute ends no reservation too early.
 _RESERVATION_MILLISECONDS = 30_000
 #: Reserved goals have their slots, and may all be sent at once when a slow API answers. So goals
 #: are asked about ahead only where the limit's burst exceeds the number of all workers' threads.

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -35,7 +36,7 @@ from .record import DeliveryRecord
 
 __all__ = ["Series", "Upcoming"]
 
-_FRESH_SECONDS, _STILL_FRESH_SECONDS = 1.0, 1.5
+_FRESH_SECONDS = 1.0
 _ASKS_IN_ITS_TURN = {ATTEMPTS_HEADER, NOT_BEFORE_HEADER, REPLAYS_HEADER}
 
 
@@ -60,7 +61,6 @@ class _Reservation:
     token: str
     asked_at: float
     is_granted: bool = False
-    has_begun: bool = False
 
     def answer(self, word: str) -> None:
         self.is_granted = word == "go"
@@ -94,12 +94,14 @@ class Series:
         self._upcoming = upcoming
         self._on_confirmed = on_confirmed
         self._reservation: _Reservation | None = None
+        self._leave_settlement: Callable[..., None] | None = None
         self.token = ""
         self.left = 0
         self.confirmed = 0
 
     def ask_about_next(self) -> None:
         """Leave the question about the next goal to be asked with what comes."""
+        self._write()
         self._reservation = None
         upcoming = self._upcoming() if self._gate.may_reserve else None
         if upcoming is None or not _ASKS_IN_ITS_TURN.isdisjoint(upcoming.headers):
@@ -117,11 +119,13 @@ class Series:
         reservation = self._reservation
         if (
             reservation is None
-            or not reservation.has_begun
+            or not reservation.is_granted
             or (reservation.delivery_id, reservation.token) != (delivery_id, self.token)
-            or not reservation.is_younger_than(_STILL_FRESH_SECONDS)
+            or not reservation.is_younger_than(_FRESH_SECONDS)
+            or self._leave_settlement is None
         ):
             return False
+        self._write(begins=(reservation.delivery_id, reservation.token))
         self.ask_about_next()
         return self._line.send()
 
@@ -144,12 +148,10 @@ class Series:
             report(news)
             self._on_confirmed()
 
-        begins = None
-        reservation = self._reservation
-        if reservation and reservation.is_granted and reservation.is_younger_than(_FRESH_SECONDS):
-            reservation.has_begun = True
-            begins = reservation.delivery_id, reservation.token
-        self._gate.settle_with_next(record, attempt, self.token, confirm, begins)
+        # Whether another goal begins with it is seen when that one's turn has come.
+        self._leave_settlement = partial(
+            self._gate.settle_with_next, record, attempt, self.token, confirm
+        )
         self.left += 1
 
     def catch_up(self) -> None:
@@ -158,4 +160,11 @@ class Series:
         Raises:
             redis.RedisError: if an answer is missing; to be repeated then.
         """
+        self._write()
         self._line.finish()
+
+    def _write(self, begins: tuple[str, str] | None = None) -> None:
+        """Leave the last settlement on the line, with the goal that begins with it if one does."""
+        leave, self._leave_settlement = self._leave_settlement, None
+        if leave is not None:
+            leave(begins)

@@ -162,20 +162,20 @@ def test_a_goal_with_a_past_or_an_eta_asks_in_its_turn(row: Row, header: str) ->
     assert row.page("b") is None
 
 
+def test_a_reserved_goal_whose_turn_does_not_come_is_not_in_doubt(row: Row) -> None:
+    row.ask("a", then="b")
+    row.deliver("a")
+    # The series ends, and the worker gives the goal back.
+    row.series.catch_up()
+    assert row.ended == 1
+    admission = row.lose_worker().admit("b", "another", stop_on_doubt=True)
+    assert (admission.answer, admission.record.doubtful) == (Answer.GO, 0)
+
+
 def test_an_old_reservation_does_not_begin(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     row.ask("a", then="b")
+    row.deliver("a")
     monkeypatch.setattr(series, "_FRESH_SECONDS", 0.0)
-    row.deliver("a")
-    assert not row.begin("b")
-    assert row.answer("b", "t-b") is Answer.GO
-
-
-def test_a_goal_whose_turn_comes_late_does_not_begin(
-    row: Row, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row.ask("a", then="b")
-    row.deliver("a")
-    monkeypatch.setattr(series, "_STILL_FRESH_SECONDS", 0.0)
     assert not row.begin("b")
     assert row.answer("b", "t-b") is Answer.GO
 
