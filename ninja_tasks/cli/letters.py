@@ -56,7 +56,14 @@ def list_(
             print_json(letter.summary())
         return
     rows = [
-        (one.died_at[:19], one.delivery_id, one.reason, one.error, one.attempts, one.replays)
+        (
+            (one.died_at or "")[:19],
+            one.delivery_id,
+            one.reason,
+            one.error,
+            one.attempts,
+            one.replays,
+        )
         for one in shown
     ]
     total = store.count()

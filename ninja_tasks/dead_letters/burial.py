@@ -123,4 +123,5 @@ def letter_of(cause: Cause, record: DeliveryRecord, payload: Any, worker: str | 
         worker=worker,
         sentry_event_id=None,
         replays=record.replays,
+        others=record.others,
     )

@@ -95,7 +95,7 @@ class ReportLimiter:
         """
         taken = self._take(keys=[self._key], args=[int(everything), WINDOW_SECONDS * 1000])
         return [
-            Untold(LetterClass(*json.loads(name)), int(count), delivery_id)
+            Untold(_class_named(name), int(count), delivery_id)
             for name, count, delivery_id in zip(taken[::3], taken[1::3], taken[2::3], strict=True)
         ]
 
@@ -112,3 +112,12 @@ class ReportLimiter:
 
 def _name(letters: LetterClass) -> str:
     return json.dumps(astuple(letters))
+
+
+def _class_named(name: str) -> LetterClass:
+    """Return a class as it was counted; one that cannot be read is told of all the same."""
+    try:
+        reason, error_class, status, *_more = json.loads(name)
+    except (ValueError, TypeError, RecursionError):
+        return LetterClass("malformed", "UnreadableClass", "none")
+    return LetterClass(str(reason), str(error_class), str(status))

@@ -92,12 +92,13 @@ def _is_deliverable(letter: DeadLetter) -> bool:
 def _message(letter: DeadLetter, now: datetime) -> Message:
     record = DeliveryRecord(
         delivery_id=letter.delivery_id,
-        enqueued_at=datetime.fromisoformat(letter.enqueued_at),
+        enqueued_at=now,
         on_unknown=letter.on_unknown,
         made=letter.attempts,
         doubtful=letter.doubtful,
         possible_duplicate=letter.possible_duplicate,
         history=letter.history,
         replays=letter.replays,
+        others=letter.others,
     )
     return Message(letter.delivery_id, letter.payload, record.replayed(now).headers())

@@ -1,20 +1,23 @@
 """The store of dead letters: one JSON document for each in Redis, in the order of their deaths.
 
 Nothing evicts a dead letter but a person. A letter has its goal's delivery id, so a goal that dies
-twice has one letter, the later one.
+twice has one letter, the later one. A document that cannot be read does not stand in the way of the
+others: it is shown as ``malformed`` with its bytes, and can be discarded.
 """
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import redis
 
-from ..delivery.record import AttemptLine
+from ..delivery.documents import UnreadableDocument, as_stored, fields_of, read_object
+from ..delivery.record import AttemptLine, history_of
 from ..delivery.scripts import registered
 from ..delivery.state import Keys
 from ..message import batches
@@ -63,29 +66,63 @@ class DeadLetter:
         sentry_event_id: id of the event that told Sentry of this letter, ``None`` if only its
             number was told, with others of its class; no proof that it arrived.
         replays: how often the goal was replayed before it died this time.
-        raw: the message's bytes in base64 where it was malformed, else ``None``.
+        raw: bytes in base64 of what was malformed, the message or this letter, else ``None``.
+        others: headers of the message that another version of this package has set.
     """
 
     delivery_id: str
     reason: str
-    error: str
-    error_class: str
-    status: int | None
-    excerpt: str = field(repr=False)
-    attempts: int
-    history: tuple[AttemptLine, ...]
-    doubtful: int
-    possible_duplicate: bool
-    payload: Any = field(repr=False)
-    on_unknown: str | None
-    enqueued_at: str
-    first_attempt_at: str | None
-    last_attempt_at: str | None
-    died_at: str
-    worker: str | None
-    sentry_event_id: str | None
-    replays: int
+    error: str = ""
+    error_class: str = ""
+    status: int | None = None
+    excerpt: str = field(default="", repr=False)
+    attempts: int = 0
+    history: tuple[AttemptLine, ...] = ()
+    doubtful: int = 0
+    possible_duplicate: bool = False
+    payload: Any = field(default=None, repr=False)
+    on_unknown: str | None = None
+    enqueued_at: str | None = None
+    first_attempt_at: str | None = None
+    last_attempt_at: str | None = None
+    died_at: str | None = None
+    worker: str | None = None
+    sentry_event_id: str | None = None
+    replays: int = 0
     raw: str | None = field(default=None, repr=False)
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_document(cls, document: str, delivery_id: str) -> DeadLetter:
+        """Return a letter as it was stored, by this version or a neighbouring one.
+
+        Args:
+            document: the letter's JSON.
+            delivery_id: under which it is stored.
+
+        Raises:
+            UnreadableDocument: if it is no letter.
+        """
+        given = read_object(document)
+        given |= {"delivery_id": delivery_id, "history": history_of(given.get("history"))}
+        return cls(**fields_of(cls, given))
+
+    @classmethod
+    def of_unreadable(cls, document: str, delivery_id: str, why: str) -> DeadLetter:
+        """Return what stands for a stored document that cannot be read, with its bytes.
+
+        Args:
+            document: what is stored, undecodable bytes as lone surrogates.
+            delivery_id: under which it is stored.
+            why: what is wrong with it, without anything of its content.
+        """
+        return cls(
+            delivery_id,
+            "malformed",
+            error=f"the stored document cannot be read: it {why}; its bytes are in the letter",
+            error_class=UnreadableDocument.__name__,
+            raw=base64.b64encode(as_stored(document)).decode(),
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return what a listing shows, which holds no answer of the API, but the payload."""
@@ -105,10 +142,17 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class StoredLetter:
-    """A dead letter as it was read, with the document that proves that it is unchanged."""
+    """A dead letter as it was read.
+
+    Attributes:
+        letter: what was read, or what stands for a document that cannot be read.
+        document: proves that it is unchanged.
+        is_readable: whether it could be read.
+    """
 
     letter: DeadLetter
     document: str = field(repr=False)
+    is_readable: bool = True
 
 
 class DeadLetterStore:
@@ -127,7 +171,7 @@ class DeadLetterStore:
 
     def put(self, letter: DeadLetter) -> None:
         """Write a letter; one with the same delivery id is overwritten."""
-        died_at = datetime.fromisoformat(letter.died_at).timestamp()
+        died_at = datetime.fromisoformat(letter.died_at).timestamp() if letter.died_at else 0.0
         with self._client.pipeline() as pipeline:
             pipeline.hset(self._keys.letters, letter.delivery_id, _document(letter))
             pipeline.zadd(self._keys.letter_times, {letter.delivery_id: died_at})
@@ -144,7 +188,7 @@ class DeadLetterStore:
     def get(self, delivery_id: str) -> StoredLetter | None:
         """Return one letter, ``None`` if there is none with this id."""
         document = self._client.hget(self._keys.letters, delivery_id)
-        return None if document is None else _stored(str(document))
+        return None if document is None else _stored(str(document), delivery_id)
 
     def newest(self, limit: int | None = None) -> Iterator[StoredLetter]:
         """Yield letters, the newest first, page by page.
@@ -155,15 +199,18 @@ class DeadLetterStore:
         last = -1 if limit is None else limit - 1
         ids = [str(name) for name in self._client.zrevrange(self._keys.letter_times, 0, last)]
         for page in batches(ids, _PAGE):
-            for document in self._client.hmget(self._keys.letters, page):
+            documents = self._client.hmget(self._keys.letters, page)
+            for delivery_id, document in zip(page, documents, strict=True):
                 if document is not None:
-                    yield _stored(str(document))
+                    yield _stored(str(document), delivery_id)
 
     def remove(self, *stored: StoredLetter) -> int:
         """Remove letters that are still as they were read, and return how many that were."""
         if not stored:
             return 0
-        pairs = [part for one in stored for part in (one.letter.delivery_id, one.document)]
+        pairs = [
+            part for one in stored for part in (one.letter.delivery_id, as_stored(one.document))
+        ]
         removed: int = self._remove_unchanged(
             keys=[self._keys.letters, self._keys.letter_times], args=pairs
         )
@@ -178,7 +225,9 @@ def _document(letter: DeadLetter) -> str:
     return json.dumps(asdict(letter), separators=(",", ":"))
 
 
-def _stored(document: str) -> StoredLetter:
-    fields = json.loads(document)
-    fields["history"] = tuple(AttemptLine(**line) for line in fields["history"])
-    return StoredLetter(DeadLetter(**fields), document)
+def _stored(document: str, delivery_id: str) -> StoredLetter:
+    try:
+        return StoredLetter(DeadLetter.from_document(document, delivery_id), document)
+    except UnreadableDocument as error:
+        stand_in = DeadLetter.of_unreadable(document, delivery_id, str(error))
+        return StoredLetter(stand_in, document, is_readable=False)

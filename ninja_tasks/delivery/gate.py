@@ -355,11 +355,15 @@ class Gate:
         text = self._client.get(self._keys.page(delivery_id))
         if text is None:
             return None
-        kind, *words = str(text).split()
-        if kind == "d":
-            at, made, duplicate, _token = words
-            return LedgerEntry(_moment(at).isoformat(), int(made), duplicate == "1")
-        return LedgerEntry(None, int(words[0]), words[3] == "1")
+        kind, *words = str(text).split() or [""]
+        try:
+            if kind == "d":
+                at, made, duplicate, *_more = words
+                return LedgerEntry(_moment(at).isoformat(), int(made), duplicate == "1")
+            return LedgerEntry(None, int(words[0]), words[3] == "1")
+        except (ValueError, IndexError, OverflowError):
+            # As the scripts read it: nobody knows whether the goal was counted.
+            return LedgerEntry(None, 1, possible_duplicate=False)
 
     def counters(self) -> dict[str, int]:
         """Return the counters since the beginning: attempts, and attempts by outcome."""

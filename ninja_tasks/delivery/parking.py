@@ -23,6 +23,7 @@ from celery import Celery
 
 from ..errors import PublishError
 from ..message import Message, publish_batch
+from .documents import fields_of, read_object
 from .scripts import registered
 from .state import Keys
 
@@ -44,9 +45,18 @@ class ParkedGoal:
     """
 
     body: Any = field(repr=False)
-    headers: Mapping[str, Any]
-    retries: int
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    retries: int = 0
     priority: int | None = None
+
+    @classmethod
+    def from_document(cls, document: str) -> ParkedGoal:
+        """Return a parked goal as it was stored, by this version or a neighbouring one.
+
+        Raises:
+            UnreadableDocument: if it is none.
+        """
+        return cls(**fields_of(cls, read_object(document)))
 
 
 class Parking:
@@ -100,7 +110,7 @@ class Parking:
         ids, claims, documents = claimed[::3], claimed[1::3], claimed[2::3]
         if not ids:
             return 0
-        goals = [ParkedGoal(**json.loads(document)) for document in documents]
+        goals = [ParkedGoal.from_document(document) for document in documents]
         pairs = [word for pair in zip(ids, claims, strict=True) for word in pair]
         try:
             publish_batch(

@@ -6,7 +6,8 @@ Between attempts the record travels in the message's headers, so it survives the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, replace
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -16,24 +17,34 @@ from ..message import (
     ATTEMPTS_HEADER,
     ENQUEUED_AT_HEADER,
     EXPIRES_AT_HEADER,
+    NOT_BEFORE_HEADER,
     ON_UNKNOWN_HEADER,
     REPLAYS_HEADER,
 )
+from .documents import UnreadableDocument, fields_of
 from .outcomes import Attempt, Outcome
 
-__all__ = ["AttemptLine", "DeliveryRecord"]
+__all__ = ["AttemptLine", "DeliveryRecord", "history_of"]
 
 T = TypeVar("T")
 
 #: The first attempt and this many of the last are kept.
 _LAST_ATTEMPTS = 10
 
-_PHASES = ("connect", "send", "answer")
+_PREFIX = "ninja_"
+_KNOWN = (
+    ATTEMPTS_HEADER,
+    ENQUEUED_AT_HEADER,
+    EXPIRES_AT_HEADER,
+    NOT_BEFORE_HEADER,
+    ON_UNKNOWN_HEADER,
+    REPLAYS_HEADER,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptLine:
-    """One line of the history.
+    """One line of the history. Words that another version wrote are kept as they are.
 
     Attributes:
         at: when the attempt began, ISO 8601.
@@ -46,10 +57,36 @@ class AttemptLine:
 
     at: str
     outcome: str
-    status: int | None
-    milliseconds: int | None
+    status: int | None = None
+    milliseconds: int | None = None
     phase: str = "answer"
     error: str | None = None
+
+    @classmethod
+    def from_document(cls, document: Any) -> AttemptLine:
+        """Return a line as it was stored, in a letter by name or in a header by position.
+
+        Raises:
+            UnreadableDocument: if it is no such line.
+        """
+        if isinstance(document, (list, tuple)):
+            document = dict(zip(cls.__slots__, document, strict=False))
+        if not isinstance(document, Mapping):
+            raise UnreadableDocument("is no line of a history")
+        line = cls(**fields_of(cls, document))
+        try:
+            return replace(line, at=datetime.fromisoformat(line.at).isoformat())
+        except ValueError:
+            raise UnreadableDocument("has no time") from None
+
+
+def history_of(lines: Any) -> tuple[AttemptLine, ...]:
+    """Return the lines of a stored history that can be read; the others say nothing."""
+    found = []
+    for line in lines if isinstance(lines, (list, tuple)) else ():
+        with suppress(UnreadableDocument):
+            found.append(AttemptLine.from_document(line))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +104,7 @@ class DeliveryRecord:
         history: the first and the last ten attempts.
         replays: how often it was replayed from a dead letter.
         expires_at: when its sender wanted it to be given up, ``None`` if that is not said.
+        others: headers of this package that this version does not know; they are passed on.
     """
 
     delivery_id: str
@@ -79,6 +117,7 @@ class DeliveryRecord:
     history: tuple[AttemptLine, ...] = ()
     replays: int = 0
     expires_at: datetime | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
 
     def with_headers(self, headers: Mapping[str, Any]) -> DeliveryRecord:
         """Return the record that a message carries, on top of this one.
@@ -100,6 +139,7 @@ class DeliveryRecord:
                 on_unknown,
                 replays=_count(headers.get(REPLAYS_HEADER) or 0),
                 expires_at=_moment(headers.get(EXPIRES_AT_HEADER), None),
+                others=_unknown(headers),
             )
             return told._with_attempts(attempts) if attempts else told
         except (TypeError, ValueError, AttributeError, OverflowError):
@@ -114,12 +154,12 @@ class DeliveryRecord:
             charged=_count(attempts.get("charged", 0)),
             doubtful=_count(attempts.get("doubtful", 0)),
             possible_duplicate=bool(attempts.get("possible_duplicate", False)),
-            history=tuple(_line(*line) for line in attempts.get("history", ())),
+            history=history_of(attempts.get("history")),
         )
 
     def headers(self) -> dict[str, Any]:
         """Return the message headers that carry this record to the next attempt."""
-        headers: dict[str, Any] = {ENQUEUED_AT_HEADER: self.enqueued_at.isoformat()}
+        headers = {**self.others, ENQUEUED_AT_HEADER: self.enqueued_at.isoformat()}
         if self.on_unknown:
             headers[ON_UNKNOWN_HEADER] = self.on_unknown
         if self.replays:
@@ -205,21 +245,18 @@ def _moment(text: Any, default: T) -> datetime | T:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
+    # To Python a bool is an int, and to Redis it is neither.
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError("a count is a whole number from 0")
     return value
 
 
-def _line(
-    at: Any, outcome: Any, status: Any, milliseconds: Any, phase: Any = "answer", error: Any = None
-) -> AttemptLine:
-    if phase not in _PHASES or not (error is None or isinstance(error, str)):
-        raise ValueError("a phase is one of three words, and an error a class's name")
-    return AttemptLine(
-        at=datetime.fromisoformat(at).isoformat(),
-        outcome=Outcome(outcome).value,
-        status=None if status is None else _count(status),
-        milliseconds=None if milliseconds is None else _count(milliseconds),
-        phase=phase,
-        error=error,
-    )
+def _unknown(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers that another version of this package has set."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name.startswith(_PREFIX)
+        and name not in _KNOWN
+        and isinstance(value, (str, int, float, bool))
+    }

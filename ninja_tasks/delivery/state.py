@@ -115,6 +115,8 @@ def connect(settings: Settings) -> redis.Redis:
         socket_timeout=_SOCKET_TIMEOUT_SECONDS,
         health_check_interval=30,
         decode_responses=True,
+        # One document that is not UTF-8 must not end the reading of others.
+        encoding_errors="surrogateescape",
         **({} if settings.redis_url.startswith("unix:") else over_tcp),
     )
     return client

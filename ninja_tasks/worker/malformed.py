@@ -164,8 +164,9 @@ class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
         own = headers.get("id")
         if isinstance(own, str) and own.isprintable() and 0 < len(own) <= _LONGEST_ID:
             there = self._store.get(own)
-            # A broken copy must not replace the letter of a whole goal.
-            if there is None or there.letter.reason == "malformed":
+            # A broken copy must not replace the letter of a whole goal, which another version may
+            # be able to read.
+            if there is None or (there.is_readable and there.letter.reason == "malformed"):
                 return own
         return str(uuid.uuid5(uuid.NAMESPACE_OID, raw.hex()))
 

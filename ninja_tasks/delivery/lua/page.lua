@@ -10,6 +10,8 @@ end
 --     <process that claimed it> <how often its worker was lost since the last answer>
 -- A lease of 0 means that the attempt with this token is settled; with a lease, 0 as the time of the
 -- claim means that the goal is reserved and was not sent.
+-- More words than these are those of a later version. Of a page that cannot be read nobody knows whether
+-- its goal was counted, so it reads as one attempt in doubt.
 local function read_page(key)
   local text = redis.call('GET', key)
   local page = {made = 0, charged = 0, doubtful = 0, duplicate = 0, replays = -1,
@@ -17,16 +19,21 @@ local function read_page(key)
   if not text then return page end
   local words = {}
   for word in string.gmatch(text, '%S+') do words[#words + 1] = word end
-  if words[1] == 'd' then
+  local function number(at) return tonumber(words[at] or '') or 0 end
+  if words[1] == 'd' and tonumber(words[2] or '') then
     page.delivered, page.at = true, words[2]
-    page.made, page.duplicate, page.token = tonumber(words[3]), tonumber(words[4]), words[5]
+    page.made, page.duplicate, page.token = number(3), number(4), words[5] or '-'
     return page
   end
-  page.made, page.charged, page.doubtful = tonumber(words[2]), tonumber(words[3]), tonumber(words[4])
-  page.duplicate, page.replays = tonumber(words[5]), tonumber(words[6])
-  page.slot, page.token = tonumber(words[7]), words[8]
-  page.claimed_at, page.lease_until = tonumber(words[9]), tonumber(words[10])
-  page.owner, page.lost = words[11] or '-', tonumber(words[12] or 0)
+  if words[1] ~= 'o' or not tonumber(words[4] or '') then
+    page.made, page.doubtful, page.replays = 1, 1, 0
+    return page
+  end
+  page.made, page.charged, page.doubtful = number(2), number(3), number(4)
+  page.duplicate, page.replays = number(5), number(6)
+  page.slot, page.token = number(7), words[8] or '-'
+  page.claimed_at, page.lease_until = number(9), number(10)
+  page.owner, page.lost = words[11] or '-', number(12)
   return page
 end
 

@@ -6,7 +6,7 @@ local ends_at, counted = 0, 0
 local text = redis.call('HGET', KEYS[1], ARGV[1])
 if text then
   local words = string.gmatch(text, '%S+')
-  ends_at, counted = tonumber(words()), tonumber(words())
+  ends_at, counted = tonumber(words() or '') or 0, tonumber(words() or '') or 0
 end
 counted = counted + 1 + tonumber(ARGV[3])
 local due = 0
