@@ -7,9 +7,6 @@ If it may go, it is claimed for this process, so that two copies of a goal never
 ends with ``settle``. One whose process is no longer alive (or after ten minutes) means that the
 worker was lost, and that the goal may have been counted; after three in a row it is given up.
 
-``reserve`` asks the same before a goal's turn (:mod:`ninja_tasks.delivery.series` says why). What
-it gets is no claim yet: it leaves no doubt if the worker is lost.
-
 ``settle`` writes the goal's page in the ledger, the breaker's state, the counters and the latency.
 ``settle_with_next`` does the same in the round trip of this thread's next question, so that a goal
 costs one: until it is confirmed, the goal's message must be held.
@@ -59,12 +56,6 @@ LATENCY_BOUNDS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000)
 _LONGEST_CLAIM_SECONDS = 600.0
 #: A goal whose worker was lost so often is the likely cause.
 _MOST_LOSSES = 3
-#: A goal that was asked about ahead and does not begin is free again after this. It begins within a
-#: second, so a Redis that stands still for half a minute ends no reservation too early.
-_RESERVATION_MILLISECONDS = 30_000
-#: Reserved goals have their slots, and may all be sent at once when a slow API answers. So goals
-#: are asked about ahead only where the limit's burst exceeds the number of all workers' threads.
-_LEAST_BURST_FOR_RESERVATIONS = 1000
 #: A goal that comes later than this to its slot has lost it, or late ones would add up to a burst.
 _SLOT_LATENESS_MILLISECONDS = 250
 #: For what happens between the claim and the request, and after the last byte of an answer.
@@ -168,12 +159,9 @@ class Gate:
         self._limiter = self._keys.limiter(f"{interval:g}")
         timeouts = settings.connect_timeout_seconds + settings.read_timeout_seconds
         lease = 1000 * max(2 * timeouts, _LONGEST_CLAIM_SECONDS)
-        #: Whether goals may be asked about before their turn.
-        self.may_reserve = rate is None or rate.burst >= _LEAST_BURST_FOR_RESERVATIONS
         self._admit = Script(
             "admit",
             LEASE=lease,
-            RESERVATION=_RESERVATION_MILLISECONDS,
             LIFE=1000 * settings.ledger_ttl_seconds,
             INTERVAL=interval,
             TOLERANCE=self._tolerance,
@@ -185,7 +173,6 @@ class Gate:
         )
         self._settle = Script(
             "settle",
-            LEASE=lease,
             LIFE=1000 * settings.ledger_ttl_seconds,
             THRESHOLD=settings.breaker_threshold,
             COOLDOWN=1000 * settings.breaker_cooldown_seconds,
@@ -210,7 +197,7 @@ class Gate:
         admission = self._admission(
             record.delivery_id,
             token,
-            (int(expired), int(stop_on_doubt), *_counts(record), record.replays, 0),
+            (int(expired), int(stop_on_doubt), *_counts(record), record.replays),
         )
         answer, wait, made, charged, doubtful, duplicate, lost_at = self.line.ask(admission)
         if lost_at != "0":
@@ -220,17 +207,6 @@ class Gate:
                 made=made, charged=charged, doubtful=doubtful, possible_duplicate=bool(duplicate)
             )
         return Admission(Answer(answer), record, wait / 1000)
-
-    def reserve(self, delivery_id: str, token: str, then: Callable[[str], None]) -> None:
-        """Ask about a goal before its turn, along with the next question on this thread's line.
-
-        Args:
-            delivery_id: of a goal of which the message knows no attempt.
-            token: with which it will be admitted, or begin.
-            then: is given the answer's word; only ``"go"`` means that it is reserved.
-        """
-        question = self._admission(delivery_id, token, (0, 0, 0, 0, 0, 0, 0, 1))
-        self.line.leave(question, lambda answer: then(answer[0]))
 
     def settle(self, record: DeliveryRecord, attempt: Attempt, token: str) -> BreakerNews | None:
         """Write what came of an attempt; safe to repeat.
@@ -251,7 +227,6 @@ class Gate:
         attempt: Attempt,
         token: str,
         report: Callable[[BreakerNews | None], None],
-        begins: tuple[str, str] | None = None,
     ) -> None:
         """Write what came of an attempt along with the next question on this thread's :attr:`line`.
 
@@ -260,9 +235,8 @@ class Gate:
             attempt: the attempt that is over.
             token: with which the goal was admitted.
             report: is told the news when Redis has confirmed it.
-            begins: delivery id and token of a reserved goal that is sent next.
         """
-        settlement = self._settlement(record, attempt, token, begins)
+        settlement = self._settlement(record, attempt, token)
         self.line.leave(settlement, lambda answer: report(_news(answer)))
 
     @property
@@ -288,15 +262,8 @@ class Gate:
             (delivery_id, token, process, *more),
         )
 
-    def _settlement(
-        self,
-        record: DeliveryRecord,
-        attempt: Attempt,
-        token: str,
-        begins: tuple[str, str] | None = None,
-    ) -> Question:
+    def _settlement(self, record: DeliveryRecord, attempt: Attempt, token: str) -> Question:
         keys = self._keys
-        next_id, next_token = begins or (record.delivery_id, "")
         return Question(
             self._settle,
             (
@@ -306,7 +273,6 @@ class Gate:
                 keys.latencies,
                 keys.letters,
                 keys.letter_times,
-                keys.page(next_id),
             ),
             (
                 record.delivery_id,
@@ -317,7 +283,6 @@ class Gate:
                 int(attempt.feeds_breaker),
                 round((attempt.retry_after_seconds or 0) * 1000),
                 _bucket(attempt.milliseconds),
-                next_token,
             ),
         )
 

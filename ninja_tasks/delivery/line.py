@@ -70,7 +70,6 @@ class Line:
         pool: Any = client.connection_pool
         self._connection: Any = pool.connection_class(**pool.connection_kwargs)
         self._waiting: list[tuple[Question, Callable[[Any], None]]] = []
-        self._on_their_way = 0
 
     def leave(self, question: Question, then: Callable[[Any], None]) -> None:
         """Let a question go with the next one.
@@ -98,20 +97,6 @@ class Line:
                 self._waiting.remove(own)
         return answers[0]
 
-    def send(self) -> bool:
-        """Send what was left, and return whether that could be done at once.
-
-        Only over an open connection: a Redis that was started again knows no scripts. The answers
-        are read by what comes next, and what could not be sent is still left.
-        """
-        if self._connection._sock is None:
-            return False
-        try:
-            self._send()
-        except redis.RedisError:
-            return False
-        return True
-
     def finish(self) -> None:
         """Ask what was left, and wait for all answers.
 
@@ -129,20 +114,10 @@ class Line:
                 raise
             self._read()
 
-    def _send(self) -> None:
-        if self._connection._sock is None:
-            # Whatever was sent over the last one is asked again.
-            self._on_their_way = 0
-        new = self._waiting[self._on_their_way :]
-        if new:
-            packed = self._connection.pack_commands(question.words() for question, _then in new)
-            # No health check, which would take an answer that was not read for its own.
-            self._connection.send_packed_command(packed, check_health=False)
-            self._on_their_way += len(new)
-
     def _read(self) -> None:
-        self._send()
         asked = self._waiting
+        packed = self._connection.pack_commands(question.words() for question, _then in asked)
+        self._connection.send_packed_command(packed, check_health=False)
         answers = [self._answer() for _ in asked]
         unknown = [at for at, one in enumerate(answers) if isinstance(one, NoScriptError)]
         if unknown:
@@ -152,7 +127,7 @@ class Line:
             )
             for at in unknown:
                 answers[at] = self._answer()
-        self._waiting, self._on_their_way = [], 0
+        self._waiting = []
         for (question, then), answer in zip(asked, answers, strict=True):
             if isinstance(answer, ResponseError):
                 self._waiting.append((question, then))

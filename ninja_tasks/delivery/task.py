@@ -24,7 +24,7 @@ from .gate import Admission, Answer, BreakerNews, Gate
 from .outcomes import Attempt, Outcome, Verdict, decide
 from .parking import ParkedGoal, Parking
 from .record import DeliveryRecord
-from .series import Series, Upcoming
+from .series import Series
 from .state import Keys, connect, until_stored
 from .stopping import is_stopping
 
@@ -175,16 +175,11 @@ class DeliveryTask(Task):  # type: ignore[misc]
         self._carry(body, record)
         self._leave_if_stopping()
         self._hold_until_eta()
-        series = self._series
-        token = self.request.token = series.token if series else token_hex(4)
+        token = self.request.token = token_hex(4)
         self.api.prepare()
         on_unknown = record.on_unknown or self.settings.on_unknown
         while True:
             expired = record.is_expired(datetime.now(UTC), self.settings.max_age_seconds)
-            if series is not None:
-                if not expired and series.begin(record.delivery_id):
-                    return Admission(Answer.GO, record, 0)
-                series.ask_about_next()
             ask = partial(
                 self.gate.admit,
                 record,
@@ -230,23 +225,19 @@ class DeliveryTask(Task):  # type: ignore[misc]
         self._carry(body, record)
         series = self._series
         if series is not None and attempt.outcome is Outcome.DELIVERED:
-            until_stored(series.catch_up, record.delivery_id)
-            series.settle(record, attempt, report)
+            series.settle(record, attempt, self.request.token, report)
         else:
             write = partial(self.gate.settle, record, attempt, self.request.token)
             report(until_stored(write, record.delivery_id))
 
     @contextmanager
-    def series(
-        self, upcoming: Callable[[], Upcoming | None], on_confirmed: Callable[[], None]
-    ) -> Iterator[Series]:
+    def series(self, on_confirmed: Callable[[], None]) -> Iterator[Series]:
         """Let this thread deliver goal after goal.
 
         Args:
-            upcoming: returns the goal that comes next, ``None`` if that is not sure.
             on_confirmed: is called when Redis has confirmed a settlement.
         """
-        series = self._threads.series = Series(self.gate, upcoming, on_confirmed)
+        series = self._threads.series = Series(self.gate, on_confirmed)
         try:
             yield series
         finally:

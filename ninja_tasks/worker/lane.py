@@ -20,14 +20,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from secrets import token_hex
 from time import monotonic, thread_time
 from typing import Any, NamedTuple
 
 from billiard.einfo import ExceptionInfo
 from celery.exceptions import Reject
 
-from ..delivery.series import Series, Upcoming
+from ..delivery.series import Series
 from ..delivery.state import until_stored
 from ..delivery.task import DeliveryTask
 
@@ -50,14 +49,12 @@ class _Job(NamedTuple):
         arguments: its arguments: task, delivery id, the request, and the decoded message.
         accepted: is called when the goal's turn comes.
         done: is given the tracer's result.
-        token: by which the goal is claimed.
     """
 
     target: Callable[..., Any]
     arguments: Sequence[Any]
     accepted: Callable[[int, float], None]
     done: Callable[[Any], None]
-    token: str
 
     @property
     def delivery_id(self) -> str:
@@ -142,7 +139,7 @@ class Lane:
         if isinstance(decoded, (list, tuple)):
             # In the place of the message's body, its type and its encoding.
             args = (*args[:3], decoded, None, None)
-        self._jobs.append(_Job(target, args, accept_callback, callback, token_hex(4)))
+        self._jobs.append(_Job(target, args, accept_callback, callback))
         self._start_series()
         if not self._is_watched:
             self._look_later()
@@ -169,9 +166,8 @@ class Lane:
                 unconfirmed.popleft().end()
 
         try:
-            with self._task.series(self._upcoming, acknowledge) as series:
+            with self._task.series(acknowledge) as series:
                 for job in self._in_a_row():
-                    series.token = job.token
                     try:
                         unconfirmed.append(_Unconfirmed(job, job.run(), series.left))
                     except Exception:
@@ -199,16 +195,6 @@ class Lane:
             self._spent.append(spent - before)
             if self._running > self._most or monotonic() >= ends_at:
                 return
-
-    def _upcoming(self) -> Upcoming | None:
-        """Return the next goal of this thread; of several threads each could take it."""
-        if self._running > 1:
-            return None
-        try:
-            job = self._jobs[0]
-        except IndexError:
-            return None
-        return Upcoming(job.delivery_id, job.arguments[2], job.token)
 
     def _look_later(self) -> None:
         self._is_watched = True

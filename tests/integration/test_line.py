@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
-from stack import wait_until
 
 from ninja_tasks.delivery.line import Line, Question, Script
 from ninja_tasks.testing import EmbeddedServer, embedded_server
@@ -115,37 +112,6 @@ def test_what_was_left_survives_a_redis_that_is_away(line: Line, server: Embedde
     assert answers == []
     server.start()
     assert line.ask(count("b")) == 2
-    assert answers == [1]
-
-
-def test_what_was_sent_is_answered_later_and_asked_once(line: Line, client: redis.Redis) -> None:
-    answers: list[Any] = []
-    line.ask(count("known"))
-    line.leave(count("a"), answers.append)
-    assert line.send()
-    wait_until(lambda: client.get("a") == "1", "the script to run")
-    line.leave(count("a"), answers.append)
-    assert line.send()
-    assert line.send()
-    assert answers == []
-    assert line.ask(count("a")) == 3
-    assert answers == [1, 2]
-
-
-def test_what_was_sent_is_asked_again_if_redis_dies_before_it_answers(
-    line: Line, server: EmbeddedServer
-) -> None:
-    answers: list[Any] = []
-    line.ask(count("known"))
-    os.kill(server.pid, signal.SIGSTOP)
-    line.leave(count("a"), answers.append)
-    assert line.send()
-    server.kill()
-    with pytest.raises(redis.ConnectionError):
-        line.finish()
-    server.start()
-    assert not line.send()
-    line.finish()
     assert answers == [1]
 
 

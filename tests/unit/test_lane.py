@@ -16,7 +16,6 @@ from celery.utils.timer2 import Timer
 from stack import wait_until
 
 from ninja_tasks.delivery import stopping
-from ninja_tasks.delivery.series import Upcoming
 from ninja_tasks.worker.lane import Lane
 
 THREADS = 8
@@ -26,7 +25,6 @@ class Series:
     """Stands in for what a thread says to Redis: what it left is confirmed when it asks."""
 
     def __init__(self, on_confirmed: Callable[[], None], *, is_away: bool) -> None:
-        self.token = ""
         self.left = 0
         self.confirmed = 0
         self._on_confirmed = on_confirmed
@@ -50,7 +48,6 @@ class Rig:
 
     def __init__(self, threads: int) -> None:
         self.threads = threading.local()
-        self.upcoming: list[str] = []
         self.is_away = False
         self.events: list[tuple[str, str]] = []
         self.results: dict[str, Any] = {}
@@ -62,11 +59,8 @@ class Rig:
         self.lane = Lane(self, self.pool, self.timer)  # type: ignore[arg-type]
 
     @contextmanager
-    def series(
-        self, upcoming: Callable[[], Upcoming | None], on_confirmed: Callable[[], None]
-    ) -> Iterator[Series]:
+    def series(self, on_confirmed: Callable[[], None]) -> Iterator[Series]:
         self.threads.series = Series(on_confirmed, is_away=self.is_away)
-        self.threads.upcoming = upcoming
         yield self.threads.series
 
     def put(self, name: str, work: Callable[[Series], Any] = Series.leave) -> None:
@@ -77,8 +71,6 @@ class Rig:
             try:
                 self.events.append(("runs", delivery_id))
                 work(self.threads.series)
-                if upcoming := self.threads.upcoming():
-                    self.upcoming.append(upcoming.delivery_id)
             finally:
                 with self.lock:
                     self.at_once -= 1
@@ -141,7 +133,6 @@ def test_a_goal_is_done_when_the_next_one_of_its_series_has_asked(narrow: Rig) -
         ("done", "1"),
         ("done", "2"),
     ]
-    assert narrow.upcoming == ["1", "2"]
 
 
 def test_a_goal_that_asks_nothing_does_not_make_the_one_before_it_done(narrow: Rig) -> None:
@@ -237,14 +228,6 @@ def test_the_share_of_series_is_high_only_if_they_do_not_wait(narrow: Rig, waits
     share = narrow.lane._share()
     assert share < 0.2 if waits else 0.2 < share <= 1.05
     assert narrow.lane._share() == 0
-
-
-def test_no_goal_is_sure_to_come_next_where_several_series_run(rig: Rig) -> None:
-    for number in range(6 * THREADS):
-        rig.put(str(number), lambda series: time.sleep(0.05))
-    rig.wait_for(5 * THREADS)
-    assert rig.upcoming == []
-    rig.wait_for(6 * THREADS)
 
 
 def test_other_tasks_of_the_pool_get_their_turn_while_goals_wait(narrow: Rig) -> None:

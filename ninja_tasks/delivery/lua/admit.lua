@@ -1,12 +1,11 @@
 -- May this goal be sent now? Claims it if so.
 -- KEYS: page, times of parked goals, gate, limiter, heartbeat of this process
 -- ARGV: delivery id, token, this process, expired, stop on doubt, then of the message: made, charged,
---       doubtful, possible duplicate, replays; then whether it is asked before the goal's turn: it is
---       reserved then, not claimed
--- Constants: LEASE, RESERVATION, LIFE (of a page), INTERVAL (0: no limit), TOLERANCE, LATENESS (of a slot),
+--       doubtful, possible duplicate, replays
+-- Constants: LEASE, LIFE (of a page), INTERVAL (0: no limit), TOLERANCE, LATENESS (of a slot),
 --       HEARTBEAT_LIFE and PROBE (until another goal may try an API that fails), all in ms;
 --       MAX_ATTEMPTS; MOST_LOSSES (how often a worker may be lost)
--- Returns: answer ('later' before the goal's turn only), milliseconds to wait, made, charged, doubtful, possible duplicate, lost at ms
+-- Returns: answer, milliseconds to wait, made, charged, doubtful, possible duplicate, lost at ms
 write_although_full(KEYS[3])
 local now = now_ms()
 local token, process = ARGV[2], ARGV[3]
@@ -21,10 +20,6 @@ local function answer(word, wait)
 end
 
 if page.delivered then return answer('delivered') end
-local ahead = ARGV[11] == '1'
--- Only a goal that nobody knows is reserved, or the one that is; any other has to ask in its turn.
-local is_reserved = page.token == token and page.claimed_at == 0 and page.lease_until > 0
-if ahead and page.replays >= 0 and not is_reserved then return answer('later') end
 local others = page.lease_until > 0 and page.token ~= token
 if others and page.lease_until > now then
   local alive = 0
@@ -45,7 +40,6 @@ for name, value in pairs(counts) do
 end
 if replays > page.replays then page.lost = 0 end
 page.replays = math.max(page.replays, replays)
--- A reservation that has ended leaves no doubt: its goal was not sent.
 if others and page.claimed_at > 0 then
   lost_at = page.claimed_at
   page.made, page.charged, page.doubtful = page.made + 1, page.charged + 1, page.doubtful + 1
@@ -63,7 +57,6 @@ local hold_until = tonumber(gate[2] or 0)
 if hold_until > now then return answer('hold', hold_until - now) end
 local open_until = tonumber(gate[3] or 0)
 if open_until > now then return answer('breaker', open_until - now) end
-if open_until > 0 and ahead then return answer('later') end
 if open_until > 0 and gate[4] and gate[4] ~= token and tonumber(gate[5]) > now then
   return answer('breaker', 1000)
 end
@@ -84,7 +77,6 @@ if INTERVAL > 0 then
 end
 
 page.slot, page.token, page.claimed_at, page.lease_until = 0, token, now, now + LEASE
-if ahead then page.claimed_at, page.lease_until = 0, now + RESERVATION end
 page.owner = process
 -- The main process beats for its children, and may not know this one yet.
 redis.call('SET', KEYS[5], '1', 'PX', HEARTBEAT_LIFE, 'NX')

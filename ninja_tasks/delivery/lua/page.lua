@@ -9,7 +9,7 @@ end
 --   o <attempts> <charged> <doubtful> <possible duplicate> <replays> <slot, ms> <token> <claimed at, ms> <lease until, ms>
 --     <process that claimed it> <how often its worker was lost since the last answer>
 -- A lease of 0 means that the attempt with this token is settled; with a lease, 0 as the time of the
--- claim means that the goal is reserved and was not sent.
+-- claim means that an earlier version asked about the goal before its turn, and did not send it.
 -- More words than these are those of a later version. Of a page that cannot be read nobody knows whether
 -- its goal was counted, so it reads as one attempt in doubt.
 local function read_page(key)

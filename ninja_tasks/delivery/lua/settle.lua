@@ -1,21 +1,13 @@
 -- Writes what came of an attempt: page, breaker, hold, counters, latency.
--- Before that, the claim of a reserved goal, which is sent next, begins.
--- KEYS: page, gate, counters, latencies, letters, times of letters, page of the goal that begins
+-- KEYS: page, gate, counters, latencies, letters, times of letters
 -- ARGV: delivery id, token, outcome, made, charged, doubtful, possible duplicate, replays,
---       feeds the breaker, hold ms, latency bucket, token of the goal that begins ('': none does)
--- Constants: LEASE, LIFE (of a page), COOLDOWN (the first), LONGEST_COOLDOWN, LONG_OUTAGE, all in ms;
+--       feeds the breaker, hold ms, latency bucket
+-- Constants: LIFE (of a page), COOLDOWN (the first), LONGEST_COOLDOWN, LONG_OUTAGE, all in ms;
 --       THRESHOLD
 -- Returns: news of the breaker ('', 'ailing' or 'recovered'), ms since it opened
 write_although_full(KEYS[2])
 local now = now_ms()
 local token, outcome = ARGV[2], ARGV[3]
-if ARGV[12] ~= '' then
-  local next = read_page(KEYS[7])
-  if not next.delivered and next.token == ARGV[12] and next.lease_until > 0 and next.claimed_at == 0 then
-    next.claimed_at, next.lease_until = now, now + LEASE
-    write_page(KEYS[7], next, math.max(LIFE, 2 * LEASE))
-  end
-end
 local page = read_page(KEYS[1])
 -- The answer to the first of two equal calls was lost.
 if page.token == token and page.lease_until == 0 then return {'', 0} end
