@@ -31,6 +31,7 @@ __all__ = [
     "ATTEMPTS_HEADER",
     "ENQUEUED_AT_HEADER",
     "EXPIRES_AT_HEADER",
+    "HEADERS",
     "NOT_BEFORE_HEADER",
     "ON_UNKNOWN_HEADER",
     "QUEUE_NAME",
@@ -55,6 +56,16 @@ ATTEMPTS_HEADER = "ninja_attempts"
 REPLAYS_HEADER = "ninja_replays"
 NOT_BEFORE_HEADER = "ninja_not_before"
 EXPIRES_AT_HEADER = "ninja_expires_at"
+
+#: The headers that a goal's message may carry.
+HEADERS = (
+    ENQUEUED_AT_HEADER,
+    ON_UNKNOWN_HEADER,
+    ATTEMPTS_HEADER,
+    REPLAYS_HEADER,
+    NOT_BEFORE_HEADER,
+    EXPIRES_AT_HEADER,
+)
 
 #: What Celery's messages, logs and Flower show instead of a goal, which is personal data.
 REDACTED_REPRESENTATION = {"argsrepr": "<goal>", "kwargsrepr": "{}"}

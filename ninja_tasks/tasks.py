@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery import shared_task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from .dead_letters.burial import Cause, bury
 from .dead_letters.report import report_breaker
+from .delivery.endings import DELIVERED
 from .delivery.gate import Answer
 from .delivery.outcomes import Verdict, transient_error
 from .delivery.record import DeliveryRecord
@@ -20,6 +21,8 @@ from .message import REDACTED_REPRESENTATION, TASK_NAME
 from .validation import goal_from_message
 
 __all__ = ["reach_goal"]
+
+_ENDINGS = (DeadLettered, TransientError, Retry, Ignore, Reject, SoftTimeLimitExceeded)
 
 
 @shared_task(  # type: ignore[untyped-decorator]
@@ -32,13 +35,13 @@ __all__ = ["reach_goal"]
     retry_jitter=True,
     throws=(DeadLettered,),
 )
-def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> None:
+def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> str:
     """Deliver one goal; the one positional argument is the JSON body of the API."""
     self.request.update(REDACTED_REPRESENTATION)
     record = DeliveryRecord(self.request.id, enqueued_at=datetime.now(UTC))
     payload: Any = args[0] if len(args) == 1 and not kwargs else {"args": args, "kwargs": kwargs}
     try:
-        record = record.with_headers(self.request.headers or {})
+        record = record.with_headers(self.headers)
         payload = goal_to_wire(goal_from_message(args, kwargs, created_on=record.enqueued_at))
         admission = self.admit(payload, record)
         record = admission.record
@@ -52,7 +55,8 @@ def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> None:
             raise transient_error(attempt)
         if verdict is not Verdict.DELIVERED:
             bury(self, Cause.of_attempt(verdict, attempt), record, payload)
-    except (DeadLettered, TransientError, Retry, Ignore, Reject):
+        return DELIVERED
+    except _ENDINGS:
         raise
     except InvalidGoal as fault:
         bury(self, Cause("invalid", str(fault), "InvalidGoal"), record, payload)

@@ -58,9 +58,10 @@ class Worker:
         app: str = "ninja_tasks",
         concurrency: int = 4,
         name: str = "worker",
+        log_level: str = "INFO",
     ) -> None:
         self._log_file = directory / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel=INFO"]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", f"--loglevel={log_level}"]
         command += [f"--hostname={name}@test"]
         with self._log_file.open("wb") as log:
             self._process = subprocess.Popen(
@@ -95,6 +96,9 @@ class Worker:
         """End the worker and its children as ``kill -9`` does."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
 
     def end(self) -> None:
         """End the worker if it still runs, whatever its exit code is."""

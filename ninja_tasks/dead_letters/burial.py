@@ -8,7 +8,9 @@ from functools import cache
 from typing import Any, NoReturn
 
 import redis
+from celery.exceptions import Reject
 
+from ..delivery.endings import Unwritable
 from ..delivery.gate import Answer
 from ..delivery.outcomes import Attempt
 from ..delivery.record import DeliveryRecord
@@ -78,11 +80,18 @@ def bury(task: DeliveryTask, cause: Cause, record: DeliveryRecord, payload: Any)
         payload: the body of the goal as it came.
 
     Raises:
-        DeadLettered: always; Celery acknowledges the message after it.
+        DeadLettered: when the letter is stored; Celery acknowledges the message after it.
+        Unwritable: if the letter cannot be written; the worker then stores the message's bytes.
+        celery.exceptions.Reject: if Redis does not take it; the message goes back.
     """
-    letter = letter_of(cause, record, payload, task.request.hostname)
     store, reporter = _offices(task.state, task.settings.key_prefix)
-    until_stored(lambda: store.put(letter), letter.delivery_id)
+    try:
+        letter = letter_of(cause, record, payload, task.request.hostname)
+        until_stored(lambda: store.put(letter), letter.delivery_id)
+    except Reject:
+        raise
+    except Exception as error:
+        raise Unwritable(type(error).__name__) from error
     reporter.tell(letter, store)
     raise DeadLettered(letter.delivery_id, letter.reason)
 

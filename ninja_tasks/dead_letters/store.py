@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 
 import redis
+from kombu.utils.json import dumps
 
 from ..delivery.documents import UnreadableDocument, as_stored, fields_of, read_object
 from ..delivery.record import AttemptLine, history_of
@@ -222,7 +223,11 @@ class DeadLetterStore:
 
 
 def _document(letter: DeadLetter) -> str:
-    return json.dumps(asdict(letter), separators=(",", ":"))
+    """Write a letter as JSON; a payload is written as it came, by Celery's own JSON."""
+    # Not by asdict, which would copy a payload of any depth.
+    content = {one.name: getattr(letter, one.name) for one in fields(letter)}
+    content["history"] = [asdict(line) for line in letter.history]
+    return str(dumps(content, separators=(",", ":")))
 
 
 def _stored(document: str, delivery_id: str) -> StoredLetter:

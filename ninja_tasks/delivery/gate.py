@@ -47,6 +47,7 @@ __all__ = [
     "Gate",
     "Intake",
     "LedgerEntry",
+    "longest_claim_seconds",
 ]
 
 #: Upper bounds of the buckets in which attempts are counted by their duration, in milliseconds.
@@ -158,7 +159,7 @@ class Gate:
         self._tolerance = (rate.burst - 1) / 2 * interval if rate else 0.0
         self._limiter = self._keys.limiter(f"{interval:g}")
         timeouts = settings.connect_timeout_seconds + settings.read_timeout_seconds
-        lease = 1000 * max(2 * timeouts, _LONGEST_CLAIM_SECONDS)
+        lease = 1000 * longest_claim_seconds(settings)
         self._admit = Script(
             "admit",
             LEASE=lease,
@@ -340,6 +341,12 @@ class Gate:
 
     def _numbers(self, key: str) -> dict[str, int]:
         return {str(name): int(value) for name, value in self._client.hgetall(key).items()}
+
+
+def longest_claim_seconds(settings: Settings) -> float:
+    """Return how long a living worker may need for one goal before its claim on it ends."""
+    timeouts = settings.connect_timeout_seconds + settings.read_timeout_seconds
+    return max(2 * timeouts, _LONGEST_CLAIM_SECONDS)
 
 
 def _counts(record: DeliveryRecord) -> tuple[int, int, int, int]:

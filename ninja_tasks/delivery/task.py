@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,13 +15,14 @@ from typing import Any, NoReturn
 
 import redis
 from celery import Task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Reject
 
 from ..config import Settings, settings_of
 from ..errors import InvalidGoal, TransientError
-from ..message import NOT_BEFORE_HEADER, QUEUE_NAME, REDACTED_REPRESENTATION
+from ..message import HEADERS, NOT_BEFORE_HEADER, QUEUE_NAME, REDACTED_REPRESENTATION
 from .client import SalesNinja
-from .gate import Admission, Answer, BreakerNews, Gate
+from .endings import Elsewhere, Parked
+from .gate import Admission, Answer, BreakerNews, Gate, longest_claim_seconds
 from .outcomes import Attempt, Outcome, Verdict, decide
 from .parking import ParkedGoal, Parking
 from .record import DeliveryRecord
@@ -28,7 +30,7 @@ from .series import Series
 from .state import Keys, connect, until_stored
 from .stopping import is_stopping
 
-__all__ = ["DeliveryTask"]
+__all__ = ["RELIED_ON", "DeliveryTask"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,18 +56,47 @@ class DeliveryTask(Task):  # type: ignore[misc]
     the threads of a worker and is not shared by its child processes.
     """
 
-    #: A message is acknowledged after its goal's fate was stored, and comes back otherwise.
+    #: The request decides when a message is acknowledged; all of these let it.
     acks_late = True
+    acks_on_failure_or_timeout = True
+    acks_on_failure = True
+    acks_on_timeout = False
     reject_on_worker_lost = True
-    #: How long to go on is decided by the goal's record: some attempts are not charged.
+    retry_on_worker_lost = False
+    #: How often to try is decided by the goal's record: some attempts are not charged.
     max_retries = None
+    #: Workers share one limit; Celery's would hold messages in memory.
+    rate_limit = 0
     #: Wrong arguments reach the task, which makes a dead letter of them.
     typing = False
     ignore_result = True
     queue = QUEUE_NAME
     serializer = "json"
-    #: Named, not imported: only a worker needs it.
+    #: Named, not imported: only a worker needs them.
     Strategy = "ninja_tasks.worker.strategy:receive_goal"
+    Request = "ninja_tasks.worker.request:GoalRequest"
+
+    @classmethod
+    def annotate(cls) -> None:
+        """Take the application's annotations, except for what delivery relies on."""
+        before = dict(vars(cls))
+        super().annotate()
+        for name in RELIED_ON & vars(cls).keys():
+            if name not in before:
+                delattr(cls, name)
+            elif vars(cls)[name] is not before[name]:
+                setattr(cls, name, before[name])
+
+    @property
+    def time_limit(self) -> float:
+        """Seconds after which a prefork pool ends a process that does not come back.
+
+        The application's ``task_time_limit`` is made for its own tasks, and does not apply.
+        """
+        return longest_claim_seconds(self.settings)
+
+    #: Celery refuses a longer one; a goal that meets it goes back like one that meets the other.
+    soft_time_limit = time_limit
 
     @cached_property
     def _threads(self) -> threading.local:
@@ -96,21 +127,44 @@ class DeliveryTask(Task):  # type: ignore[misc]
         """Where goals wait."""
         return Parking(self.state, Keys(self.settings.key_prefix))
 
+    @property
+    def headers(self) -> dict[str, Any]:
+        """This package's headers of the current message, also where a tracer nested them.
+
+        Celery's request has the headers of a message as attributes, and in ``headers`` those that
+        it does not know itself, or what an instrumentation put there in their place.
+        """
+        nested = self.request.headers or {}
+        found = {name: self.request.get(name, nested.get(name)) for name in HEADERS}
+        return {name: value for name, value in found.items() if value is not None}
+
     def apply_async(
         self, args: Any = None, kwargs: Any = None, *positional: Any, **options: Any
     ) -> Any:
-        """Publish as Celery does, without the arguments' text; park what Celery retries.
-
-        Celery would hold a retry in a worker's memory, and drop it if the broker refused it.
-        """
-        if options.get("retries"):
-            return self._park(options["countdown"], retries=options["retries"])
+        """Publish as Celery does, without the arguments' text."""
         return super().apply_async(args, kwargs, *positional, **options, **REDACTED_REPRESENTATION)
 
-    def retry(self, *, exc: TransientError, countdown: float, **options: Any) -> Any:
-        """Let Celery retry, but not before the time that the API asked for."""
-        countdown = max(countdown, exc.retry_after_seconds or 0)
-        return super().retry(exc=exc, countdown=countdown, **options)
+    def retry(self, *, exc: TransientError, **options: Any) -> NoReturn:
+        """Park the goal until its next attempt; Celery calls it for each of ``autoretry_for``.
+
+        Celery would publish a message that waits in a worker's memory, give up after
+        ``max_retries``, and drop the goal if the broker refused the message.
+
+        Args:
+            exc: why the last attempt failed; the wait that the API asked for is the least.
+            options: what Celery would do, which is not used.
+
+        Raises:
+            Parked: when the goal is stored.
+            celery.exceptions.Reject: if Redis does not take it; the message goes back.
+        """
+        retries = self.request.retries
+        seconds = max(
+            _backoff_seconds(retries, self.retry_backoff, self.retry_backoff_max),
+            exc.retry_after_seconds or 0,
+        )
+        self._park(seconds, retries=retries + 1)
+        raise Parked(exc=exc, when=round(seconds, 1))
 
     def _carry(self, body: Mapping[str, Any], record: DeliveryRecord) -> None:
         """Set what the goal's next message has, if it needs one."""
@@ -132,10 +186,10 @@ class DeliveryTask(Task):  # type: ignore[misc]
         """Let the goal wait without an attempt, and end this execution of the task.
 
         Raises:
-            celery.exceptions.Retry: always; Celery acknowledges the message after it.
+            Parked: when the goal is stored; Celery acknowledges the message after it.
         """
         self._park(seconds, retries=self.request.retries)
-        raise Retry(why, when=round(seconds))
+        raise Parked(why, when=round(seconds))
 
     def _leave_if_stopping(self) -> None:
         """Give the message back if the worker is ending: an attempt can take half a minute.
@@ -152,7 +206,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
         Raises:
             InvalidGoal: if the ETA is no time.
         """
-        text = (self.request.headers or {}).get(NOT_BEFORE_HEADER)
+        text = self.headers.get(NOT_BEFORE_HEADER)
         if text is None:
             return
         try:
@@ -167,8 +221,8 @@ class DeliveryTask(Task):  # type: ignore[misc]
         """Wait until the goal may be sent, or has been given up; a long wait is parked.
 
         Raises:
-            celery.exceptions.Retry: after the goal was parked.
-            celery.exceptions.Ignore: if another copy of the goal is delivered or parked.
+            Parked: after the goal was parked.
+            Elsewhere: if another copy of the goal is delivered or parked.
             celery.exceptions.Reject: if the worker is ending; the message goes back.
             InvalidGoal: if the message has an ETA that is no time.
         """
@@ -196,7 +250,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
                 return admission
             if admission.answer in _ELSEWHERE:
                 logger.info("goal %s is %s already", record.delivery_id, admission.answer)
-                raise Ignore
+                raise Elsewhere
             if admission.answer is not Answer.WAIT:
                 self._hold(admission.wait_seconds, _WHY_HELD[admission.answer])
             if admission.wait_seconds > _LONGEST_SLEEP_SECONDS:
@@ -255,3 +309,25 @@ class DeliveryTask(Task):  # type: ignore[misc]
             max_attempts=self.settings.max_attempts,
             on_unknown=record.on_unknown or self.settings.on_unknown,
         )
+
+
+#: What an application's annotations cannot change: all that the class defines, and how it is run.
+RELIED_ON = frozenset(
+    {
+        *(name for name in vars(DeliveryTask) if not name.startswith("_")),
+        *("run", "__call__", "throws", "autoretry_for", "retry_backoff", "retry_backoff_max"),
+    }
+)
+
+
+def _backoff_seconds(retries: int, first: float, longest: float) -> float:
+    """Return the wait before another attempt, between half and all of the exponential delay.
+
+    Args:
+        retries: retries so far.
+        first: seconds of the first delay, which doubles with each retry.
+        longest: seconds that no delay exceeds.
+    """
+    # Beyond this many doublings every delay is the longest; the power itself has no bound.
+    delay = min(first * 2 ** min(retries, 32), longest)
+    return random.uniform(delay / 2, delay)  # noqa: S311 (it spreads retries, and hides nothing)

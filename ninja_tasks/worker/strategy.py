@@ -8,7 +8,9 @@ of it when it is too late: Celery would drop it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +19,7 @@ from celery.worker.strategy import default
 
 from ..message import EXPIRES_AT_HEADER, NOT_BEFORE_HEADER
 from .lane import Lane
+from .request import redact_pool_log
 
 __all__ = ["receive_goal"]
 
@@ -32,6 +35,7 @@ def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
     lane = _lane_through(consumer, task) if hasattr(consumer.pool, "executor") else None
     by_lane = consumer if lane is None else _ByLane(consumer, lane)
     receive: Callable[..., Any] = default(task, app, by_lane, **options)
+    logging.getLogger("celery.pool").addFilter(redact_pool_log)
 
     def on_message(message: Any, body: Any, ack: Any, *arguments: Any, **more: Any) -> Any:
         # The first version of Celery's protocol has everything in the body.
@@ -48,6 +52,7 @@ def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
             ack = message.ack_log_error
         if lane is not None:
             lane.decoded = message.payload
+        message.refuse = partial(consumer.on_unknown_task, body, message)
         return receive(message, body, ack, *arguments, **more)
 
     return on_message
