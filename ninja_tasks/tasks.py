@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from celery import shared_task
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from .dead_letters.burial import Cause, bury
 from .dead_letters.report import report_breaker
-from .delivery.endings import DELIVERED
+from .delivery.endings import DELIVERED, ENDINGS
 from .delivery.gate import Answer
 from .delivery.outcomes import Verdict, transient_error
 from .delivery.record import DeliveryRecord
@@ -21,8 +20,6 @@ from .message import REDACTED_REPRESENTATION, TASK_NAME
 from .validation import goal_from_message
 
 __all__ = ["reach_goal"]
-
-_ENDINGS = (DeadLettered, TransientError, Retry, Ignore, Reject, SoftTimeLimitExceeded)
 
 
 @shared_task(  # type: ignore[untyped-decorator]
@@ -56,7 +53,7 @@ def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> str:
         if verdict is not Verdict.DELIVERED:
             bury(self, Cause.of_attempt(verdict, attempt), record, payload)
         return DELIVERED
-    except _ENDINGS:
+    except ENDINGS:
         raise
     except InvalidGoal as fault:
         bury(self, Cause("invalid", str(fault), "InvalidGoal"), record, payload)

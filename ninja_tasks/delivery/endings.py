@@ -21,14 +21,24 @@ from __future__ import annotations
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
-from ..errors import DeadLettered
+from ..errors import DeadLettered, TransientError
 
-__all__ = ["DELIVERED", "Elsewhere", "Parked", "Unwritable", "is_outcome_stored", "is_unwritable"]
+__all__ = [
+    "DELIVERED",
+    "ENDINGS",
+    "Elsewhere",
+    "Parked",
+    "Unwritable",
+    "is_outcome_stored",
+    "is_unwritable",
+]
 
 #: What the task returns for a goal that is delivered and settled.
 DELIVERED = "delivered"
+#: What ends the task on purpose; anything else that it raises becomes a dead letter.
+ENDINGS = (DeadLettered, TransientError, Retry, Ignore, Reject, SoftTimeLimitExceeded)
 
 
 class Parked(Retry):  # type: ignore[misc]
