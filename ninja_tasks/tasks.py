@@ -14,7 +14,7 @@ from .delivery.gate import Answer
 from .delivery.outcomes import Verdict, transient_error
 from .delivery.record import DeliveryRecord
 from .delivery.task import DeliveryTask
-from .errors import DeadLettered, InvalidGoal, TransientError
+from .errors import InvalidGoal, TransientError
 from .goals import goal_to_wire
 from .message import REDACTED_REPRESENTATION, TASK_NAME
 from .validation import goal_from_message
@@ -30,7 +30,6 @@ __all__ = ["reach_goal"]
     retry_backoff=2,
     retry_backoff_max=600,
     retry_jitter=True,
-    throws=(DeadLettered,),
 )
 def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> str:
     """Deliver one goal; the one positional argument is the JSON body of the API."""

@@ -8,7 +8,6 @@ others: it is shown as ``malformed`` with its bytes, and can be discarded.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime

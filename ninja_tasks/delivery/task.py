@@ -18,7 +18,7 @@ from celery import Task
 from celery.exceptions import Reject
 
 from ..config import Settings, settings_of
-from ..errors import InvalidGoal, TransientError
+from ..errors import DeadLettered, InvalidGoal, TransientError
 from ..message import HEADERS, NOT_BEFORE_HEADER, QUEUE_NAME, REDACTED_REPRESENTATION
 from .client import SalesNinja
 from .endings import Elsewhere, Parked
@@ -67,6 +67,8 @@ class DeliveryTask(Task):  # type: ignore[misc]
     max_retries = None
     #: Workers share one limit; Celery's would hold messages in memory.
     rate_limit = 0
+    #: A dead letter was told of already; Celery logs these without a traceback.
+    throws = (DeadLettered,)
     #: Wrong arguments reach the task, which makes a dead letter of them.
     typing = False
     ignore_result = True
@@ -315,7 +317,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
 RELIED_ON = frozenset(
     {
         *(name for name in vars(DeliveryTask) if not name.startswith("_")),
-        *("run", "__call__", "throws", "autoretry_for", "retry_backoff", "retry_backoff_max"),
+        *("run", "__call__", "autoretry_for", "retry_backoff", "retry_backoff_max"),
     }
 )
 
