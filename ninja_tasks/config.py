@@ -23,6 +23,7 @@ __all__ = [
     "Setting",
     "Settings",
     "load_settings",
+    "publish_timeout_seconds",
     "settings_of",
 ]
 
@@ -92,6 +93,7 @@ class Settings:
     rate_limit: RateLimit | None
     connect_timeout_seconds: float
     read_timeout_seconds: float
+    publish_timeout_seconds: float
     max_attempts: int
     max_age_seconds: float
     on_unknown: str
@@ -255,6 +257,12 @@ SETTINGS = (
         "Longest silence of the API after the request was sent.",
     ),
     Setting(
+        "publish_timeout_seconds",
+        5.0,
+        _positive_seconds,
+        "Longest wait for the broker to take a goal, or a batch of up to 500.",
+    ),
+    Setting(
         "max_attempts",
         16,
         _positive_integer,
@@ -331,6 +339,16 @@ def settings_of(app: Any) -> Settings:
         ConfigurationError: if a setting cannot be used.
     """
     return load_settings(app.conf, os.environ, app.conf.broker_url)
+
+
+def publish_timeout_seconds(app: Any) -> float:
+    """Return this one setting of a Celery application: who only enqueues may lack others.
+
+    Raises:
+        ConfigurationError: if it cannot be used.
+    """
+    (setting,) = (one for one in SETTINGS if one.name == "publish_timeout_seconds")
+    return float(_read(setting, app.conf, os.environ, setting.default))
 
 
 def load_settings(

@@ -33,6 +33,8 @@ __all__ = [
     "Refused",
     "TransientError",
     "UnknownOutcome",
+    "faults_by_path",
+    "told_by",
 ]
 
 #: A longer field name in a message is cut, so that a hostile payload cannot flood a log.
@@ -154,6 +156,14 @@ def faults_by_path(messages: Mapping[Any, Any], parent: str = "") -> Iterator[tu
             yield path, faults
         else:
             yield from ((path, str(fault)) for fault in faults)
+
+
+def told_by(error: BaseException) -> str:
+    """Return an exception on one line, without a value that it could not read."""
+    # Parsers repeat what they could not read, which can be a part of a password.
+    if isinstance(error, ValueError | LookupError | AttributeError | TypeError):
+        return type(error).__name__
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _joined(parent: str, name: object) -> str:

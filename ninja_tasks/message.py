@@ -21,11 +21,9 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from celery import Celery
-from kombu import Exchange, Queue
-from kombu.exceptions import BatchPublishError, OperationalError
-from kombu.utils.functional import retry_over_time
+from kombu import Exchange, Producer, Queue
 
-from .errors import PublishError
+from .broker import publish_confirmed
 
 __all__ = [
     "ATTEMPTS_HEADER",
@@ -106,15 +104,16 @@ def publish(app: Celery, message: Message) -> None:
     """Send one message to the application's broker.
 
     Raises:
-        PublishError: if the broker did not confirm it after the tries that the application's
-            ``task_publish_retry_policy`` allows.
+        PublishError: if the broker did not confirm it, in the time and after the tries that
+            :func:`~ninja_tasks.broker.publish_confirmed` allows.
+        ConfigurationError: if the broker's address cannot be used.
     """
-    try:
-        _send(app, message, goal_queue(app))
-    except OperationalError as error:
-        raise PublishError(
-            f"the broker did not confirm the goal: {error}", uncertain_ids=[message.delivery_id]
-        ) from error
+    queue = goal_queue(app)
+
+    def send(producer: Producer, seconds: float) -> None:
+        _send(app, message, queue, producer, seconds)
+
+    publish_confirmed(app, queue, send, [message.delivery_id])
 
 
 def publish_batch(app: Celery, messages: Sequence[Message], sent: Sequence[str] = ()) -> None:
@@ -129,26 +128,20 @@ def publish_batch(app: Celery, messages: Sequence[Message], sent: Sequence[str] 
 
     Raises:
         PublishError: as :func:`publish`, for the whole batch.
+        ConfigurationError: if the broker's address cannot be used.
     """
     if not messages:
         return
-    policy = app.conf.task_publish_retry_policy
-    try:
-        retry_over_time(
-            _send_batch,
-            (BatchPublishError, OperationalError),
-            args=(app, messages),
-            max_retries=policy.get("max_retries", 3) if app.conf.task_publish_retry else 0,
-            interval_start=policy.get("interval_start", 0),
-            interval_step=policy.get("interval_step", 0.2),
-            interval_max=policy.get("interval_max", 1),
-        )
-    except (BatchPublishError, OperationalError) as error:
-        raise PublishError(
-            f"the broker did not confirm a batch of {len(messages)} goals: {error}",
-            delivery_ids=sent,
-            uncertain_ids=[message.delivery_id for message in messages],
-        ) from error
+    declared = goal_queue(app)
+
+    def send(producer: Producer, seconds: float) -> None:
+        with producer.batch(max_size=len(messages)):
+            # Bound once, or Celery would bind a copy of it for each message.
+            queue = declared.bind(producer.channel)
+            for message in messages:
+                _send(app, message, queue, producer, seconds)
+
+    publish_confirmed(app, declared, send, [one.delivery_id for one in messages], sent)
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -158,20 +151,7 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _send_batch(app: Celery, messages: Sequence[Message]) -> None:
-    with (
-        app.producer_pool.acquire(block=True) as producer,
-        producer.connection._reraise_as_library_errors(),
-        producer.batch(max_size=len(messages)),
-    ):
-        # Bound once, or Celery would bind a copy of it for each message.
-        queue = goal_queue(app).bind(producer.channel)
-        for message in messages:
-            # A retry inside a batch would change its channel; the batch is retried as a whole.
-            _send(app, message, queue, producer=producer, retry=False)
-
-
-def _send(app: Celery, message: Message, queue: Queue, **options: Any) -> None:
+def _send(app: Celery, message: Message, queue: Queue, producer: Producer, seconds: float) -> None:
     app.send_task(
         TASK_NAME,
         args=(message.body,),
@@ -181,7 +161,12 @@ def _send(app: Celery, message: Message, queue: Queue, **options: Any) -> None:
         serializer="json",
         ignore_result=True,
         retries=message.retries,
+        producer=producer,
+        # Another try takes another connection.
+        retry=False,
+        timeout=seconds,
+        # RabbitMQ drops what fits no queue, and confirms that it did.
+        mandatory=True,
         **({} if message.priority is None else {"priority": message.priority}),
         **REDACTED_REPRESENTATION,
-        **options,
     )

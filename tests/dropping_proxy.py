@@ -11,7 +11,8 @@ from typing import Self
 class DroppingProxy(threading.Thread):
     """Forwards connections to a port of 127.0.0.1, until it is told to drop everything.
 
-    What was sent while it drops is forwarded afterwards, as TCP would send it again.
+    What was sent while it drops is forwarded afterwards, as TCP would send it again. While it
+    swallows answers, what clients send arrives, and what they are answered is lost for good.
     """
 
     def __init__(self, target: int) -> None:
@@ -22,6 +23,8 @@ class DroppingProxy(threading.Thread):
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._peers: dict[socket.socket, socket.socket] = {}
+        self._targets: set[socket.socket] = set()
+        self._swallows = threading.Event()
         self._forwards = threading.Event()
         self._forwards.set()
         self._ended = threading.Event()
@@ -44,6 +47,12 @@ class DroppingProxy(threading.Thread):
     def forward(self) -> None:
         self._forwards.set()
 
+    def swallow_answers(self) -> None:
+        self._swallows.set()
+
+    def pass_answers(self) -> None:
+        self._swallows.clear()
+
     def run(self) -> None:
         while not self._ended.is_set():
             for key, _events in self._selector.select(0.05):
@@ -60,6 +69,7 @@ class DroppingProxy(threading.Thread):
         except OSError:
             here.close()
             return
+        self._targets.add(there)
         for one, other in ((here, there), (there, here)):
             self._peers[one] = other
             self._selector.register(one, selectors.EVENT_READ)
@@ -69,7 +79,7 @@ class DroppingProxy(threading.Thread):
             return
         try:
             data = source.recv(65536)
-            if data:
+            if data and not (self._swallows.is_set() and source in self._targets):
                 self._peers[source].sendall(data)
         except OSError:
             data = b""

@@ -20,9 +20,10 @@ from redis.retry import Retry
 
 from ..config import Settings, settings_of
 from ..delivery.state import connect
+from ..errors import told_by
 from ..message import goal_queue
 from .api import look_at_api
-from .finding import FAULT, OK, WARNING, Finding, told_by, without_secrets
+from .finding import FAULT, OK, WARNING, Finding, without_secrets
 from .people import judge_sentry, look_for_workers
 from .rabbitmq import look_at_queue
 from .server import RedisFacts, facts_of, judge_server

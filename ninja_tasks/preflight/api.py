@@ -11,7 +11,8 @@ import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 
 from ..config import API_PATH, Settings
-from .finding import FAULT, OK, Finding, told_by
+from ..errors import told_by
+from .finding import FAULT, OK, Finding
 
 __all__ = ["look_at_api"]
 

@@ -1,4 +1,4 @@
-"""What a look returns, and how it speaks of addresses and errors without giving secrets away."""
+"""What a look returns, and how it speaks of addresses without giving secrets away."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FAULT", "OK", "WARNING", "Finding", "told_by", "without_secrets"]
+__all__ = ["FAULT", "OK", "WARNING", "Finding", "without_secrets"]
 
 #: Goals are or will be lost or stuck; they may be; all is well.
 FAULT, WARNING, OK = "fault", "warning", "ok"
@@ -45,11 +45,3 @@ def without_secrets(url: Any) -> str:
         scheme = _SCHEME.match(parts[0])
         return f"{scheme[0]}://..." if scheme else "..."
     return ";".join(f"{one['scheme']}://{one['place']}" for one in found if one)
-
-
-def told_by(error: BaseException) -> str:
-    """Return an exception on one line."""
-    # Parsers repeat what they could not read, which can be a part of a password.
-    if isinstance(error, ValueError | LookupError | AttributeError | TypeError):
-        return type(error).__name__
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,269 @@
+"""Publishing to a broker in trouble: it ends in time, it says what is uncertain, it recovers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
+from stack import free_port
+from unit.bad_goals import GOAL_ID, GOOD
+
+from ninja_tasks import (
+    ConfigurationError,
+    PublishError,
+    delivery_id_for,
+    enqueue_goal,
+    enqueue_goals,
+)
+from ninja_tasks.testing import EmbeddedServer, embedded_server
+
+TIMEOUT_SECONDS = 1.0
+#: Beyond the time that a call may take: the machine is busy.
+PATIENCE_SECONDS = 2.0
+
+
+def application(broker: str, **settings: Any) -> Celery:
+    app = Celery("shop", broker=broker, set_as_current=False)
+    app.conf.update(ninja_publish_timeout_seconds=TIMEOUT_SECONDS, **settings)
+    return app
+
+
+def one(app: Celery) -> None:
+    enqueue_goal(**GOOD, key="1", app=app)
+
+
+def many(app: Celery) -> None:
+    enqueue_goals([{**GOOD, "key": "1"}], app=app)
+
+
+WAYS = pytest.mark.parametrize("enqueue", [one, many])
+
+
+def refusal(enqueue: Callable[[Celery], None], app: Celery) -> PublishError:
+    """Return the error of a call that must end in time."""
+    began = time.monotonic()
+    with pytest.raises(PublishError) as caught:
+        enqueue(app)
+    assert time.monotonic() - began < TIMEOUT_SECONDS + PATIENCE_SECONDS
+    assert list(caught.value.uncertain_ids) == [delivery_id_for(GOAL_ID, "1")]
+    assert list(caught.value.delivery_ids) == []
+    assert "geheim" not in str(caught.value)
+    return caught.value
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedServer]:
+    with embedded_server() as running:
+        yield running
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port where connections are accepted and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def queued(server: EmbeddedServer) -> int:
+    with redis.Redis.from_url(server.url) as client:
+        return int(client.llen("ninja_tasks"))
+
+
+@WAYS
+@pytest.mark.parametrize("scheme", ["redis", "amqp", "sentinel"])
+def test_a_broker_that_accepts_and_never_answers_is_an_error_in_time(
+    silent: int, scheme: str, enqueue: Callable[[Celery], None]
+) -> None:
+    app = application(f"{scheme}://:geheim@127.0.0.1:{silent}//")
+    refusal(enqueue, app)
+
+
+@WAYS
+def test_a_name_that_is_not_resolved_is_an_error_in_time(
+    monkeypatch: pytest.MonkeyPatch, enqueue: Callable[[Celery], None]
+) -> None:
+    resolved = threading.Event()
+
+    def no_answer(*args: Any, **options: Any) -> Any:
+        resolved.wait()
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_answer)
+    try:
+        assert "no connection to the broker in time" in str(
+            refusal(enqueue, application("amqp://:geheim@broker.example//"))
+        )
+    finally:
+        resolved.set()
+
+
+@WAYS
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_a_broker_that_is_down_is_an_error_soon(
+    scheme: str, enqueue: Callable[[Celery], None]
+) -> None:
+    app = application(f"{scheme}://:geheim@127.0.0.1:{free_port()}//")
+    assert "Connection refused" in str(refusal(enqueue, app))
+
+
+@WAYS
+def test_a_frozen_redis_is_an_error_in_time_and_no_late_answer_is_taken_for_the_next(
+    server: EmbeddedServer, enqueue: Callable[[Celery], None]
+) -> None:
+    app = application(server.url)
+    enqueue_goal(**GOOD, app=app)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        refusal(enqueue, app)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    before = queued(server)
+    enqueue(app)
+    assert queued(server) == before + 1
+
+
+@WAYS
+def test_a_redis_that_refuses_writes_says_why_and_shows_nothing_of_the_goal(
+    server: EmbeddedServer, enqueue: Callable[[Celery], None]
+) -> None:
+    app = application(server.url)
+    with redis.Redis.from_url(server.url) as client:
+        client.set("filling", b"x" * 2_000_000)
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1mb")
+    text = str(refusal(enqueue, app))
+    assert "used memory" in text
+    assert "LPUSH" not in text
+
+
+def test_a_restart_of_the_broker_between_two_goals_is_not_noticed(server: EmbeddedServer) -> None:
+    app = application(server.url, task_publish_retry=False)
+    with ThreadPoolExecutor(8) as pool:
+        ready = threading.Barrier(8)
+
+        def enqueue(_: int) -> None:
+            ready.wait()
+            for _ in range(10):
+                one(app)
+
+        list(pool.map(enqueue, range(8)))
+        server.stop()
+        server.start()
+        list(pool.map(lambda _: one(app), range(8)))
+    assert queued(server) >= 8
+
+
+def test_more_threads_than_connections_wait_no_longer_than_one(silent: int) -> None:
+    app = application(f"redis://127.0.0.1:{silent}/0", broker_pool_limit=2)
+    began = time.monotonic()
+
+    def enqueue(_: int) -> PublishError:
+        with pytest.raises(PublishError) as caught:
+            one(app)
+        return caught.value
+
+    with ThreadPoolExecutor(20) as pool:
+        errors = list(pool.map(enqueue, range(20)))
+    assert time.monotonic() - began < TIMEOUT_SECONDS + PATIENCE_SECONDS
+    assert any("broker_pool_limit" in str(error) for error in errors)
+
+
+def test_many_threads_share_a_few_connections(server: EmbeddedServer) -> None:
+    app = application(server.url, broker_pool_limit=3)
+    with ThreadPoolExecutor(16) as pool:
+        ids = list(pool.map(lambda _: enqueue_goal(**GOOD, app=app), range(400)))
+    assert len(set(ids)) == queued(server) == 400
+    with redis.Redis.from_url(server.url) as client:
+        # kombu has two for each: one of them only looks whether Redis answers.
+        assert len(client.client_list()) <= 2 * 3 + 1
+
+
+@pytest.mark.parametrize("pool_limit", [0, None])
+def test_an_application_without_a_pool_keeps_no_connection(
+    server: EmbeddedServer, pool_limit: int | None
+) -> None:
+    app = application(server.url, broker_pool_limit=pool_limit)
+    one(app)
+    with redis.Redis.from_url(server.url) as client:
+        assert len(client.client_list()) == 1
+
+
+def test_a_forked_process_has_connections_of_its_own(server: EmbeddedServer) -> None:
+    app = application(server.url)
+    one(app)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            for _ in range(50):
+                one(app)
+            code = 0
+        finally:
+            os._exit(code)
+    for _ in range(50):
+        one(app)
+    assert os.waitpid(child, 0)[1] == 0
+    one(app)
+    assert queued(server) == 102
+
+
+def test_the_end_of_a_tasks_time_is_not_taken_for_an_error_of_the_broker(silent: int) -> None:
+    app = application(f"redis://127.0.0.1:{silent}/0")
+
+    def over(*args: Any) -> None:
+        raise SoftTimeLimitExceeded
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, TIMEOUT_SECONDS / 4)
+    try:
+        with pytest.raises(SoftTimeLimitExceeded):
+            one(app)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@WAYS
+@pytest.mark.parametrize(
+    "address", ["reddis://:geheim@one.example/0", "redis://one.example:geheim"]
+)
+def test_an_address_that_cannot_be_used_says_what_to_correct(
+    address: str, enqueue: Callable[[Celery], None]
+) -> None:
+    with pytest.raises(ConfigurationError, match="correct CELERY_BROKER_URL") as caught:
+        enqueue(application(address))
+    assert "geheim" not in str(caught.value)
+
+
+def test_a_call_with_several_batches_names_what_was_sent_before(server: EmbeddedServer) -> None:
+    app = application(server.url)
+
+    def goals() -> Iterator[dict[str, Any]]:
+        for number in range(6):
+            if number == 4:
+                server.stop()
+            yield {**GOOD, "key": str(number)}
+
+    with pytest.raises(PublishError) as caught:
+        enqueue_goals(goals(), app=app, batch_size=2)
+    ids = [delivery_id_for(GOAL_ID, str(number)) for number in range(6)]
+    assert list(caught.value.delivery_ids) == ids[:4]
+    assert list(caught.value.uncertain_ids) == ids[4:]
+
+
+def test_the_applications_own_producers_are_not_touched(server: EmbeddedServer) -> None:
+    app = application(server.url)
+    one(app)
+    with app.producer_pool.acquire(block=True) as producer:
+        assert producer.channel.socket_timeout is None
+        assert "confirm_publish" not in producer.connection.transport_options
