@@ -33,8 +33,6 @@ __all__ = [
     "Refused",
     "TransientError",
     "UnknownOutcome",
-    "faults_by_path",
-    "told_by",
 ]
 
 #: A longer field name in a message is cut, so that a hostile payload cannot flood a log.
