@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeGuard
 
 __all__ = [
     "CREATED_ON",
     "GUID",
+    "MAX_AHEAD",
     "MAX_PARAMETER_LENGTH",
     "WIRE_NAMES",
     "Goal",
@@ -28,6 +29,9 @@ __all__ = [
 
 #: The vendor silently cuts longer values of client parameters; here they are an error.
 MAX_PARAMETER_LENGTH = 512
+
+#: A conversion that is further ahead was not dated in UTC, or by a clock that is wrong.
+MAX_AHEAD = timedelta(minutes=5)
 
 #: The API's names of a goal's fields.
 WIRE_NAMES = {
@@ -74,10 +78,14 @@ class Goal:
     page_params: Mapping[str, str] | None = field(default=None, repr=False)
 
 
-def plain_goal(body: Any) -> Goal | None:
+def plain_goal(body: Any, now: datetime | None = None) -> Goal | None:
     """Return the goal of a body as most are, or ``None`` for the schema to look closely.
 
     It takes a fifth of the time, and what it returns is what the schema would.
+
+    Args:
+        body: the JSON body of the API.
+        now: the time that a conversion may not be ahead of. Default: this machine's.
     """
     if type(body) is not dict or not body.keys() <= _FIELDS:
         return None
@@ -94,11 +102,8 @@ def plain_goal(body: Any) -> Goal | None:
         return None
     created_on = None
     if text is not None:
-        if not (type(text) is str and CREATED_ON.fullmatch(text)):
-            return None
-        try:
-            created_on = datetime.fromisoformat(text).replace(tzinfo=UTC)
-        except ValueError:
+        created_on = _plain_time(text, now)
+        if created_on is None:
             return None
     user_params, page_params = get("CustomUserScopeParams"), get("CustomPageScopeParams")
     if not (_are_plain(user_params) and _are_plain(page_params)):
@@ -117,6 +122,17 @@ def plain_goal(body: Any) -> Goal | None:
 def is_guid(value: Any) -> TypeGuard[str]:
     """Return whether this is a GUID in the form that the API documents."""
     return type(value) is str and GUID.fullmatch(value) is not None
+
+
+def _plain_time(text: Any, now: datetime | None) -> datetime | None:
+    """Return the time if it is one as it should be."""
+    if not (type(text) is str and CREATED_ON.fullmatch(text)):
+        return None
+    try:
+        moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return moment if moment - (now or datetime.now(UTC)) <= MAX_AHEAD else None
 
 
 def _are_plain(parameters: Any) -> bool:

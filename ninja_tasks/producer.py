@@ -85,7 +85,8 @@ def enqueue_goal(
         ip: the client's IPv4 or IPv6 address; it enriches the data.
         session_id: GUID of the client's session.
         created_on: when the conversion happened, an aware datetime or a string
-            ``"YYYY-MM-DD HH:MM:SS[.ffffff]"`` in UTC. Default: now. No retry changes it.
+            ``"YYYY-MM-DD HH:MM:SS[.ffffff]"`` in UTC, at most 5 minutes ahead of the clock.
+            Default: now. No retry changes it.
         user_params: parameters that stay with the client, string to string, values of at most
             512 characters.
         page_params: parameters of this event, likewise.

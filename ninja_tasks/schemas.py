@@ -10,17 +10,31 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load
 
 from .errors import InvalidGoal
-from .goals import CREATED_ON, GUID, MAX_PARAMETER_LENGTH, WIRE_NAMES, Goal, is_unicode
+from .goals import (
+    CREATED_ON,
+    GUID,
+    MAX_AHEAD,
+    MAX_PARAMETER_LENGTH,
+    WIRE_NAMES,
+    Goal,
+    is_unicode,
+)
 
 __all__ = ["GoalSchema", "load_goal"]
 
 _GOAL_ID_HELP = "the goal's GUID in Sales Ninja, from the address of the goal editor"
+_QUARTER = timedelta(minutes=15)
+
+#: The time that a conversion may not be ahead of; ``None`` for this machine's.
+_NOW: ContextVar[datetime | None] = ContextVar("now", default=None)
+
 _CUSTOMER_ID_HELP = "the client's GUID in Sales Ninja, from getCustomerIdAsync on the page"
 
 
@@ -75,12 +89,26 @@ class CreatedOn(fields.Field[datetime]):
             "must not be a naive datetime, whose time zone would be a guess: "
             "use datetime.now(UTC), or attach the zone with .replace(tzinfo=...)"
         ),
+        "offset": (
+            "must have a time zone whose offset is a multiple of 15 minutes, and not a zone's mean "
+            "solar time of long ago: with pytz write zone.localize(naive) instead of "
+            "tzinfo=zone, or use zoneinfo.ZoneInfo"
+        ),
         "calendar": "must be a date and time that exist, between the years 1 and 9999 in UTC",
+        "ahead": (
+            "must not be more than 5 minutes ahead of the clock: "
+            "convert a local time to UTC, or set the clock right"
+        ),
     }
 
     def _deserialize(self, value: Any, attr: Any, data: Any, **kwargs: Any) -> datetime:
-        if isinstance(value, datetime):
-            return self._from_datetime(value)
+        is_datetime = isinstance(value, datetime)
+        moment = self._from_datetime(value) if is_datetime else self._from_text(value)
+        if moment - (_NOW.get() or datetime.now(UTC)) > MAX_AHEAD:
+            raise self.make_error("ahead")
+        return moment
+
+    def _from_text(self, value: Any) -> datetime:
         if not isinstance(value, str) or not CREATED_ON.fullmatch(value):
             raise self.make_error("invalid")
         try:
@@ -89,8 +117,11 @@ class CreatedOn(fields.Field[datetime]):
             raise self.make_error("calendar") from None
 
     def _from_datetime(self, value: datetime) -> datetime:
-        if value.utcoffset() is None:
+        offset = value.utcoffset()
+        if offset is None:
             raise self.make_error("naive")
+        if offset % _QUARTER:
+            raise self.make_error("offset")
         try:
             return value.astimezone(UTC)
         except OverflowError:
@@ -183,14 +214,21 @@ class GoalSchema(Schema):
 _SCHEMA = GoalSchema()
 
 
-def load_goal(body: Any) -> Goal:
+def load_goal(body: Any, now: datetime | None = None) -> Goal:
     """Check a JSON body of the API by the schema and return it as a goal.
+
+    Args:
+        body: the JSON body of the API.
+        now: the time that a conversion may not be ahead of. Default: this machine's.
 
     Raises:
         InvalidGoal: with every fault of the body at once.
     """
+    token = _NOW.set(now)
     try:
         goal: Goal = _SCHEMA.load(body)
     except ValidationError as error:
         raise InvalidGoal(dict(error.messages_dict)) from None
+    finally:
+        _NOW.reset(token)
     return goal

@@ -38,7 +38,7 @@ def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> str:
     payload: Any = args[0] if len(args) == 1 and not kwargs else {"args": args, "kwargs": kwargs}
     try:
         record = record.with_headers(self.headers)
-        payload = goal_to_wire(goal_from_message(args, kwargs, created_on=record.enqueued_at))
+        payload = goal_to_wire(goal_from_message(args, kwargs, record.enqueued_at))
         admission = self.admit(payload, record)
         record = admission.record
         if admission.answer is not Answer.GO:

@@ -11,6 +11,7 @@ import click
 
 from ..config import ON_UNKNOWN
 from ..errors import InvalidGoal, faults_by_path
+from ..goals import WIRE_NAMES
 from ..message import Message, batches, publish_batch
 from ..producer import prepare
 from .output import as_json_option, print_json, say
@@ -18,6 +19,7 @@ from .output import as_json_option, print_json, say
 __all__ = ["enqueue"]
 
 _BATCH = 500
+_TIMES = ("created_on", WIRE_NAMES["created_on"])
 
 
 class Parameter(click.ParamType[tuple[str, str]]):
@@ -84,9 +86,11 @@ def enqueue(ctx: click.Context, /, *, dry_run: bool, as_json: bool, **flags: Any
     if not given and sys.stdin.isatty():
         raise click.UsageError("give --goal-id and --customer-id, or JSON lines on standard input")
     goals: Iterable[Any] = [json.dumps(given)] if given else sys.stdin
-    enqueued = invalid = 0
+    enqueued = invalid = undated = 0
     for batch in batches(enumerate(goals, start=1), _BATCH):
-        messages = list(_checked(batch, as_json=as_json))
+        checked = list(_checked(batch, as_json=as_json))
+        messages = [(line, message) for line, message, _is_dated in checked]
+        undated += sum(not is_dated for _line, _message, is_dated in checked)
         if not dry_run:
             publish_batch(ctx.obj.app, [message for _, message in messages])
         for line, message in messages:
@@ -94,17 +98,24 @@ def enqueue(ctx: click.Context, /, *, dry_run: bool, as_json: bool, **flags: Any
         enqueued += len(messages)
         invalid += sum(bool(text.strip()) for _, text in batch) - len(messages)
     say(f"{'valid, not sent' if dry_run else 'enqueued'}: {enqueued}; invalid: {invalid}")
+    if dry_run and undated:
+        say(f"without created_on, so they would be dated at the moment of enqueueing: {undated}")
     if invalid:
         ctx.exit(1)
 
 
-def _checked(batch: list[tuple[int, str]], *, as_json: bool) -> Iterator[tuple[int, Message]]:
-    """Yield the messages of the lines that hold a valid goal, and report the others."""
+def _checked(batch: list[tuple[int, str]], *, as_json: bool) -> Iterator[tuple[int, Message, bool]]:
+    """Yield the lines that hold a valid goal, and report the others.
+
+    Yields:
+        the line's number, the goal's message, and whether the line says when it happened.
+    """
     for line, text in batch:
         if not text.strip():
             continue
         try:
-            yield line, prepare(_object(text))
+            goal = _object(text)
+            yield line, prepare(goal), any(goal.get(name) is not None for name in _TIMES)
         except InvalidGoal as error:
             for path, fault in faults_by_path(error.messages):
                 say(f"line {line}: {path}: {fault}")

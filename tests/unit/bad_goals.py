@@ -14,10 +14,14 @@ GUID = "must be a GUID of 32 hexadecimal digits with hyphens"
 ADDRESS = "must be one IPv4 or IPv6 address as a string"
 WRITTEN = 'must be written "YYYY-MM-DD HH:MM:SS"'
 EXIST = "must be a date and time that exist"
+AHEAD = "must not be more than 5 minutes ahead of the clock: convert a local time to UTC"
+OFFSET = "with pytz write zone.localize(naive) instead of tzinfo=zone"
 STRING = 'must be a string: write "12350" (in quotes), not 12350'
 AMOUNT = "must be an int, a Decimal or a plain numeric string"
 NAME = "a parameter's name must be a string that is not empty"
 EAST, WEST = timezone(timedelta(hours=5)), timezone(timedelta(hours=-5))
+#: What pytz has for Moscow before 1880, and gives to whoever writes ``tzinfo=zone``.
+MOSCOW_OF_PYTZ = timezone(timedelta(hours=2, minutes=30, seconds=17))
 
 
 class Bad(NamedTuple):
@@ -106,6 +110,13 @@ BAD_BODIES = [
         "0000-10-27 12:23:25",
     ),
     *_each(
+        "created_on",
+        "CreatedOnUtc",
+        AHEAD,
+        "2199-01-01 00:00:00",
+        "9999-12-31 23:59:59.999999",
+    ),
+    *_each(
         "page_params",
         f"{PAGE}.Revenue",
         STRING,
@@ -134,6 +145,14 @@ BAD_ARGUMENTS = [
         datetime(2022, 10, 27, 12, 23, 25),  # noqa: DTZ001 (the mistake to be refused)
     ),
     *_each("created_on", "CreatedOnUtc", WRITTEN, date(2022, 10, 27)),
+    *_each("created_on", "CreatedOnUtc", AHEAD, datetime(2199, 1, 1, tzinfo=WEST)),
+    *_each(
+        "created_on",
+        "CreatedOnUtc",
+        OFFSET,
+        datetime(2022, 10, 27, 12, 23, 25, tzinfo=MOSCOW_OF_PYTZ),
+        datetime(2022, 10, 27, 12, 23, 25, tzinfo=timezone(timedelta(minutes=-7))),
+    ),
     *_each(
         "created_on",
         "CreatedOnUtc",

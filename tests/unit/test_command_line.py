@@ -119,6 +119,18 @@ def test_a_dry_run_of_flags_sends_nothing(run) -> None:
     assert "valid, not sent: 1; invalid: 0" in done.stderr
 
 
+def test_a_dry_run_tells_how_many_goals_have_no_time(run) -> None:
+    dated = [
+        {**json.loads(GOAL), name: "2026-01-01 12:00:00"} for name in ("created_on", "CreatedOnUtc")
+    ]
+    dateless = [json.loads(GOAL), {**json.loads(GOAL), "created_on": None}]
+    lines = "\n".join(json.dumps(goal) for goal in (*dated, *dateless, {"ip": "x"}))
+    done = run("enqueue", "--dry-run", stdin=lines)
+    assert "valid, not sent: 4; invalid: 1" in done.stderr
+    assert "would be dated at the moment of enqueueing: 2\n" in done.stderr
+    assert "would be dated" not in run("enqueue", "--dry-run", stdin=json.dumps(dated[0])).stderr
+
+
 def test_invalid_lines_are_named_with_line_and_field(run) -> None:
     bad = json.dumps({"goal_id": GOAL_ID, "customer_id": CUSTOMER_ID, "ip": "198.51.100.999"})
     done = run("enqueue", "--dry-run", stdin=f"{GOAL}\n\n{bad}\n[]\n{{oops\n")

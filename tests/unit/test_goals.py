@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from celery import Celery
@@ -25,7 +26,7 @@ from unit.bad_goals import (
 from ninja_tasks import InvalidGoal, enqueue_goal, enqueue_goals
 from ninja_tasks.goals import Goal, format_created_on, goal_to_wire
 from ninja_tasks.producer import prepare
-from ninja_tasks.validation import goal_from_wire
+from ninja_tasks.validation import goal_from_message, goal_from_wire
 
 WIRE_NAMES = {
     "goal_id": "GoalId",
@@ -166,10 +167,48 @@ def test_an_address_is_sent_as_it_was_written(ip: str) -> None:
             "2022-10-26 22:02:03.000004",
         ),
         (datetime(622, 7, 16, tzinfo=UTC), "0622-07-16 00:00:00.000000"),
+        (
+            datetime(2022, 10, 27, 12, 45, tzinfo=timezone(timedelta(hours=5, minutes=45))),
+            "2022-10-27 07:00:00.000000",
+        ),
+        (
+            datetime(2022, 10, 27, 15, tzinfo=ZoneInfo("Europe/Moscow")),
+            "2022-10-27 12:00:00.000000",
+        ),
     ],
 )
 def test_a_time_is_sent_in_utc_with_six_digits(given_time: Any, sent: str) -> None:
     assert prepare({**GOOD, "created_on": given_time}).body["CreatedOnUtc"] == sent
+
+
+def test_a_time_may_be_ahead_by_as_much_as_clocks_differ() -> None:
+    soon = datetime.now(UTC) + timedelta(minutes=4)
+    assert prepare({**GOOD, "created_on": soon}).body["CreatedOnUtc"] == format_created_on(soon)
+
+
+def test_the_time_of_moscow_that_is_given_as_utc_is_refused() -> None:
+    moscow = datetime.now(UTC) + timedelta(hours=3)
+    for given_time in (moscow, format_created_on(moscow), f"{moscow:%Y-%m-%d %H:%M:%S}"):
+        with pytest.raises(InvalidGoal, match="convert a local time to UTC"):
+            prepare({**GOOD, "created_on": given_time})
+
+
+@pytest.mark.parametrize("ahead", [timedelta(), timedelta(minutes=4)])
+@pytest.mark.parametrize("skew", [timedelta(minutes=20), timedelta(days=400)])
+def test_a_worker_takes_what_a_producer_took_whose_clock_is_ahead(
+    skew: timedelta, ahead: timedelta
+) -> None:
+    producers_now = datetime.now(UTC) + skew
+    body = {**DOCUMENTED[1], "CreatedOnUtc": format_created_on(producers_now + ahead)}
+    assert goal_from_message([body], {}, producers_now).created_on == producers_now + ahead
+    with pytest.raises(InvalidGoal, match="5 minutes ahead"):
+        goal_from_message([body], {}, datetime.now(UTC))
+
+
+def test_a_worker_whose_clock_is_ahead_takes_what_it_may() -> None:
+    now = datetime.now(UTC)
+    body = {**DOCUMENTED[1], "CreatedOnUtc": format_created_on(now)}
+    assert goal_from_message([body], {}, now - timedelta(hours=3)).created_on == now
 
 
 @pytest.mark.parametrize(
@@ -222,7 +261,7 @@ parameters = st.none() | st.dictionaries(texts, texts, max_size=3)
         customer_id=st.uuids().map(str),
         session_id=st.none() | st.uuids().map(str),
         ip=st.none() | st.ip_addresses().map(str),
-        created_on=st.datetimes(timezones=st.just(UTC)),
+        created_on=st.datetimes(max_value=datetime(2024, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
         user_params=parameters,
         page_params=parameters,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from datetime import datetime
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from unit.bad_goals import CUSTOMER_ID, GOAL_ID
 
-from ninja_tasks.goals import WIRE_NAMES, goal_to_wire, plain_goal
-from ninja_tasks.schemas import GoalSchema
+from ninja_tasks.errors import InvalidGoal
+from ninja_tasks.goals import WIRE_NAMES, format_created_on, goal_to_wire, plain_goal
+from ninja_tasks.schemas import GoalSchema, load_goal
 from ninja_tasks.validation import goal_from_wire
 
 FULL = {
@@ -83,6 +85,29 @@ def test_what_the_short_way_takes_the_schema_takes_and_makes_the_same_of_it(body
     goal = plain_goal(body)
     if goal is not None:
         assert goal == GoalSchema().load(body)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    now=st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1)),  # noqa: DTZ001 (a zone follows)
+    ahead=st.timedeltas(timedelta(minutes=4, seconds=59), timedelta(minutes=5, seconds=1))
+    | st.timedeltas(timedelta(days=-300), timedelta(days=300)),
+)
+@example(now=datetime(2026, 1, 1), ahead=timedelta(minutes=5))  # noqa: DTZ001
+@example(now=datetime(2026, 1, 1), ahead=timedelta(minutes=5, microseconds=1))  # noqa: DTZ001
+def test_the_short_way_refuses_the_times_that_the_schema_refuses(
+    now: datetime, ahead: timedelta
+) -> None:
+    now = now.replace(tzinfo=UTC)
+    body = {**FULL, "CreatedOnUtc": format_created_on(now + ahead)}
+    is_ahead = ahead > timedelta(minutes=5)
+    assert (plain_goal(body, now) is None) is is_ahead
+    with (
+        pytest.raises(InvalidGoal, match=r"^invalid goal: CreatedOnUtc: [^;]*$")
+        if (is_ahead)
+        else nullcontext()
+    ):
+        load_goal(body, now)
 
 
 @settings(max_examples=500, deadline=None)
