@@ -23,6 +23,7 @@ from ..delivery.state import connect
 from ..errors import told_by
 from ..message import goal_queue
 from .api import look_at_api
+from .application import judge_application
 from .finding import FAULT, OK, WARNING, Finding, without_secrets
 from .people import judge_sentry, look_for_workers
 from .rabbitmq import look_at_queue
@@ -95,6 +96,7 @@ def preflight(
             remote_control=app.conf.worker_enable_remote_control,
         ),
         *seen["api"].findings,
+        *judge_application(app),
         judge_sentry(settings),
         *([look_for_workers(app)] if workers else []),
     ]

@@ -43,6 +43,9 @@ class GoalRequest(Request):  # type: ignore[misc]
         self._argsrepr = REDACTED_REPRESENTATION["argsrepr"]
         self._kwargsrepr = REDACTED_REPRESENTATION["kwargsrepr"]
         self._request_dict.update(REDACTED_REPRESENTATION)
+        if self._app.conf.result_extended:
+            # The result backend would keep the goal itself.
+            self._ignore_result = self._request_dict["ignore_result"] = True
         # Celery would skip a goal that a result backend knows; the ledger knows more.
         self._delivery_info["redelivered"] = False
 

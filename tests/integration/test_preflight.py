@@ -102,6 +102,7 @@ def test_in_a_sound_set_up_nothing_is_found_and_all_that_was_looked_at_is_named(
     assert troubles(app) == {}
     assert set(findings(app)) == {
         "api",
+        "application",
         "broker",
         "broker.clock",
         "broker.eviction",
@@ -624,7 +625,7 @@ def test_the_table_says_what_was_found_and_how_to_mend_it(app: Celery, client: r
     assert done.exit_code == 0
     for text in ("broker.persistence", "append-only file", "set appendonly yes", "broker.clock"):
         assert text in done.stdout
-    assert "faults: 0; warnings: 2; ok: 9" in done.stderr
+    assert "faults: 0; warnings: 2; ok: 10" in done.stderr
     assert SECRET not in done.output
 
 
