@@ -38,7 +38,11 @@ def snippets(language: str) -> list[str]:
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """The broker at its usual address is another one here, for snippets and commands alike."""
     with embedded_server() as server, FakeSalesNinja() as api:
-        settings = {"CELERY_BROKER_URL": server.url, "NINJA_API_URL": api.url}
+        settings = {
+            "CELERY_BROKER_URL": server.url,
+            "NINJA_API_URL": api.url,
+            "NINJA_RATE_LIMIT": "500/s",
+        }
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
