@@ -1,4 +1,6 @@
-"""A TCP proxy that can drop what is sent without closing a connection, as a bad network does."""
+"""A TCP proxy that can drop what is sent without closing a connection, as a bad network does, and
+that can lead new connections to another server while old ones stay, as an address that moves does.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +30,8 @@ class DroppingProxy(threading.Thread):
         self._forwards = threading.Event()
         self._forwards.set()
         self._ended = threading.Event()
+        #: Bytes at which a connection is cut, instead of being passed on.
+        self.cuts_at: bytes | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -52,6 +56,10 @@ class DroppingProxy(threading.Thread):
 
     def pass_answers(self) -> None:
         self._swallows.clear()
+
+    def lead_to(self, target: int) -> None:
+        """Connect to another port from now on; open connections stay where they are."""
+        self._target = target
 
     def run(self) -> None:
         while not self._ended.is_set():
@@ -79,6 +87,8 @@ class DroppingProxy(threading.Thread):
             return
         try:
             data = source.recv(65536)
+            if self.cuts_at is not None and self.cuts_at in data:
+                data = b""
             if data and not (self._swallows.is_set() and source in self._targets):
                 self._peers[source].sendall(data)
         except OSError:

@@ -72,7 +72,11 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_until(self._has_started, "the worker to start")
+        try:
+            wait_until(self._has_started, "the worker to start")
+        except BaseException:
+            self.end()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +95,10 @@ class Worker:
     def _has_started(self) -> bool:
         assert self._process.poll() is None, f"the worker ended:\n{self.log}"
         return " ready." in self.log
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def kill(self) -> None:
         """End the worker and its children as ``kill -9`` does."""

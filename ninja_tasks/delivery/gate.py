@@ -32,7 +32,7 @@ from typing import Any
 import redis
 
 from ..config import Settings
-from .line import Line, Question, Script
+from .line import Line, LineConnections, Question, Script
 from .outcomes import Attempt
 from .presence import DEAD_AFTER_SECONDS, process_name
 from .record import DeliveryRecord
@@ -154,6 +154,7 @@ class Gate:
             name: registered(client, name) for name in ("intake", "breaker")
         }
         self._threads = threading.local()
+        self._connections = LineConnections(client)
         rate = settings.rate_limit
         interval = rate.interval_milliseconds if rate else 0.0
         self._tolerance = (rate.burst - 1) / 2 * interval if rate else 0.0
@@ -245,7 +246,7 @@ class Gate:
         """This thread's line to Redis; a child process has lines of its own."""
         threads, pid = self._threads, os.getpid()
         if getattr(threads, "pid", None) != pid:
-            threads.line, threads.pid = Line(self._client), pid
+            threads.line, threads.pid = Line(self._connections), pid
         line: Line = threads.line
         return line
 

@@ -1,13 +1,15 @@
 """The Redis that holds state: how it is reached, how its keys are called, and how patiently it is
 written to.
 
-Nothing is acknowledged before its fate is stored, so a write that fails is repeated until it
-succeeds, and the worker holds the message meanwhile. A worker that is ending gives it back.
+Nothing is acknowledged before its fate is stored, so a write that fails is repeated, and the worker
+holds the message meanwhile: for seconds, or half a minute where a request was made. Then it gives
+the message back, so that no thread waits for ever.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +18,20 @@ from typing import Any, TypeVar
 import redis
 from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from ..config import Settings
+from .redis_errors import can_pass, dropping, reason_of
 from .stopping import is_stopping
 
-__all__ = ["Keys", "connect", "until_stored"]
+__all__ = [
+    "PATIENCE_AFTER_REQUEST_SECONDS",
+    "PATIENCE_SECONDS",
+    "Keys",
+    "connect",
+    "until_stored",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +39,17 @@ T = TypeVar("T")
 
 _SOCKET_TIMEOUT_SECONDS = 5.0
 _CONNECT_TIMEOUT_SECONDS = 3.0
+#: How long a thread waits for Redis to take a write. Then the goal's message goes back.
+PATIENCE_SECONDS = math.inf
+#: What came of a request is worth more: without it the goal is sent again, and marked.
+PATIENCE_AFTER_REQUEST_SECONDS = 30.0
 _PATIENCE_AT_THE_END_SECONDS = 3.0
 _LOOK_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
+_CONNECTION_CLASSES: dict[str, type[Any]] = {
+    "rediss": redis.SSLConnection,
+    "unix": redis.UnixDomainSocketConnection,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,53 +123,75 @@ class Keys:
 def connect(settings: Settings) -> redis.Redis:
     """Return a client of the state's Redis; it connects when it is first used.
 
-    It may be shared between threads, and its connections are not used across ``fork``.
+    It may be shared between threads, and its connections are not used across ``fork``. A connection
+    that was closed, or that leads to a server which is not the right one any more, is opened anew,
+    and the question asked once more: every command must be safe to repeat.
     """
+    scheme = settings.redis_url.partition("://")[0]
     over_tcp: dict[str, Any] = {
         "socket_connect_timeout": _CONNECT_TIMEOUT_SECONDS,
         "socket_keepalive": True,
     }
     client: redis.Redis = redis.Redis.from_url(
         settings.redis_url,
+        connection_class=dropping(_CONNECTION_CLASSES.get(scheme, redis.Connection)),
         socket_timeout=_SOCKET_TIMEOUT_SECONDS,
         health_check_interval=30,
         decode_responses=True,
         # One document that is not UTF-8 must not end the reading of others.
         encoding_errors="surrogateescape",
-        **({} if settings.redis_url.startswith("unix:") else over_tcp),
+        retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
+        **({} if scheme == "unix" else over_tcp),
     )
     return client
 
 
-def until_stored(write: Callable[[], T], delivery_id: str) -> T:
+def until_stored(
+    write: Callable[[], T],
+    delivery_id: str,
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
+    on_giving_up: Callable[[], object] = bool,
+) -> T:
     """Repeat a write until Redis or the broker has taken it, and return what it returned.
 
     Args:
         write: must be safe to repeat, because a write whose answer was lost is repeated too.
         delivery_id: for the log.
+        patience_seconds: after which the message goes back.
+        on_giving_up: is called before that.
 
     Raises:
-        celery.exceptions.Reject: if the worker is ending and the write fails for three seconds
-            more; the message goes back.
+        celery.exceptions.Reject: if the write fails for that long, or for three seconds after the
+            worker was told to end; the message goes back.
+        redis.RedisError: if the write fails in a way that cannot pass.
     """
-    give_up_at = None
+    give_up_at = time.monotonic() + patience_seconds
     pause_seconds = _FIRST_PAUSE_SECONDS
     while True:
         try:
             return write()
         except (redis.RedisError, OperationalError) as error:
-            logger.warning(
-                "holding goal %s until its fate is stored (%s); next try in %.1f s",
-                delivery_id,
-                type(error).__name__,
-                pause_seconds,
-            )
+            if not can_pass(error):
+                raise
+            reason = reason_of(error)
+        _say_held(delivery_id, reason, pause_seconds)
         over_at = time.monotonic() + pause_seconds
-        while time.monotonic() < over_at:
+        while (now := time.monotonic()) < over_at or now >= give_up_at:
             if is_stopping():
-                give_up_at = give_up_at or time.monotonic() + _PATIENCE_AT_THE_END_SECONDS
-                if time.monotonic() >= give_up_at:
-                    raise Reject("the worker is ending", requeue=True)
-                over_at = min(over_at, time.monotonic() + _LOOK_SECONDS)
-            time.sleep(min(_LOOK_SECONDS, pause_seconds))
+                give_up_at = min(give_up_at, now + _PATIENCE_AT_THE_END_SECONDS)
+            if now >= give_up_at:
+                logger.warning("giving goal %s back: its fate was not stored", delivery_id)
+                on_giving_up()
+                raise Reject(f"its fate was not stored ({reason})", requeue=True)
+            time.sleep(min(_LOOK_SECONDS, over_at - now, give_up_at - now))
         pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+
+
+def _say_held(delivery_id: str, reason: str, pause_seconds: float) -> None:
+    logger.warning(
+        "holding goal %s until its fate is stored (%s); next try in %.1f s",
+        delivery_id,
+        reason,
+        pause_seconds,
+    )

@@ -35,8 +35,10 @@ for a tenth of a second, and then claims from all of them.
 Whatever lies on a list can be claimed. What is no message of Celery's becomes a :class:`Message`
 whose ``fault`` says why, and whose ``raw`` has its bytes.
 
-An error of Redis that is not about the connection (out of memory, a wrong type) is logged, and the
-claim is tried again a second later. A full Redis can still be drained.
+An error of Redis that is not about the connection (out of memory, no replicas, a wrong type) is
+logged, and what it refused is tried again a second later: a claim, acknowledgements. A message that
+cannot be put back stays held until its lease ends. A full Redis can still be drained. The answer of
+a server that is the wrong one by now closes the connection, and the worker connects anew.
 
 After Redis was started it waits one lease before it puts messages back whose lease has ended: they
 ended while nobody could renew them.
@@ -62,8 +64,9 @@ import redis
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.json import loads
-from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
+from ..delivery.redis_errors import dropping, is_refused, reason_of
 from ..errors import ConfigurationError
 
 __all__ = ["Channel", "Message", "QoS", "SentinelTransport", "Transport"]
@@ -267,13 +270,19 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._has_woken = False
         self._lists: list[tuple[str, str, int]] = []
         self._pause_until = 0.0
+        self._sends_again_at = 0.0
+        self._sweeps_from: float | None = None
         self._troubled: set[str | None] = set()
         self._cached: Any = None
         self._plain: Any = None
         self._without_acknowledgement: set[str] = set()
         self.claimed_at = 0.0
         super().__init__(*positional, **options)
-        self._sweeps_from = monotonic() + max(0.0, self.visibility_timeout - self._uptime())
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        parameters: dict[str, Any] = super()._connparams(asynchronous)
+        parameters["connection_class"] = dropping(parameters["connection_class"])
+        return parameters
 
     def _uptime(self) -> float:
         """Return for how many seconds Redis has run, 0 where it may not be asked."""
@@ -319,11 +328,21 @@ class Channel(stock.Channel):  # type: ignore[misc]
         return super().basic_consume(queue, no_ack, *rest, **options)
 
     def _queue_bind(self, *positional: Any, **options: Any) -> None:
-        """Declare a binding; a full Redis, which is there to be drained, likely has it already."""
+        """Declare a binding; a Redis that refuses writes likely has it already."""
         try:
             super()._queue_bind(*positional, **options)
-        except OutOfMemoryError as error:
-            logger.warning("Redis is full, so a binding was not declared: %s", error)
+        except ResponseError as error:
+            if not is_refused(error):
+                raise
+            logger.warning("a binding was not declared: %s", reason_of(error))
+
+    def _receive(self) -> Any:
+        """Read what was broadcast; a Redis that refuses writes may refuse a health check too."""
+        try:
+            return super()._receive()
+        except ResponseError as error:
+            logger.debug("a broadcast was not read: %s", reason_of(error))
+            raise Empty from None
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Look for messages, or claim some: whichever is due."""
@@ -344,7 +363,13 @@ class Channel(stock.Channel):  # type: ignore[misc]
             command = self._claim(self._lists)
         self._in_poll = connection
         self._brpop_sent_at = monotonic()
-        connection.send_command(*command)
+        try:
+            connection.send_command(*command)
+        except ResponseError as error:
+            # A connection that was idle is asked first whether it is well, and that may be refused.
+            self._acknowledged.extendleft(self._on_their_way)
+            self._pause(self._asked, error)
+            self._forget_question()
 
     def _look(self, lists: list[tuple[str, str, int]]) -> tuple[Any, ...]:
         first = lists[0][0]
@@ -391,10 +416,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
             self._by_text = False
             self._troubled.discard(asked)
         finally:
-            self._in_poll = None
-            self._asked = None
-            self._has_woken = False
-            self._on_their_way = []
+            self._forget_question()
             self._flush_brpop_reauth()
         if asked == "BLMOVE":
             self._looks = False
@@ -405,10 +427,19 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._deliver(reply)
         return True
 
+    def _forget_question(self) -> None:
+        self._in_poll = None
+        self._asked = None
+        self._has_woken = False
+        self._on_their_way = []
+
     def _pause(self, asked: str | None, error: ResponseError) -> None:
         self._pause_until = monotonic() + _PAUSE_AFTER_ERROR_SECONDS
+        self._say_once(asked, "hands out no messages", error)
+
+    def _say_once(self, asked: str | None, what: str, error: ResponseError) -> None:
         if asked not in self._troubled:
-            logger.warning("Redis hands out no messages, trying on every second: %s", error)
+            logger.warning("Redis %s, trying on every second: %s", what, reason_of(error))
         self._troubled.add(asked)
 
     def _deliver(self, reply: list[Any]) -> None:
@@ -463,12 +494,23 @@ class Channel(stock.Channel):  # type: ignore[misc]
         if self._acknowledged and not self.awaits_claim:
             overdue = monotonic() >= self._oldest_acknowledged + _GATHER_SECONDS
             if overdue or len(self._acknowledged) >= _MOST_AT_ONCE:
-                self.send_acknowledged()
+                self._send_unless_refused()
         qos = self._qos
         return bool(self._acknowledged or (qos and len(qos._delivered) > len(qos._dirty)))
 
+    def _send_unless_refused(self) -> None:
+        """Send acknowledgements; what Redis refuses for now stays gathered."""
+        if monotonic() < self._sends_again_at:
+            return
+        try:
+            self.send_acknowledged()
+            self._troubled.discard("ZREM")
+        except ResponseError as error:
+            self._sends_again_at = monotonic() + _PAUSE_AFTER_ERROR_SECONDS
+            self._say_once("ZREM", "takes no acknowledgements", error)
+
     def put_back(self, tags: list[str], command: str) -> None:
-        """Put held messages back on their lists.
+        """Put held messages back on their lists; one that Redis refuses comes when its lease ends.
 
         Args:
             tags: of the messages; one that is not held any more is passed over.
@@ -477,7 +519,10 @@ class Channel(stock.Channel):  # type: ignore[misc]
         if not tags or self.closed:
             return
         words = (command, self.global_keyprefix, self.sep, "", *tags)
-        _PUT_BACK.run(self.scripts, self._held_keys, words)
+        try:
+            _PUT_BACK.run(self.scripts, self._held_keys, words)
+        except ResponseError as error:
+            logger.warning("messages come back when their lease ends: %s", reason_of(error))
 
     def renew(self, tags: list[str]) -> None:
         """Begin the leases of held messages anew."""
@@ -486,13 +531,15 @@ class Channel(stock.Channel):  # type: ignore[misc]
 
     def sweep(self) -> int:
         """Put messages back whose lease has ended, and return how many."""
+        if self._sweeps_from is None:
+            self._sweeps_from = monotonic() + max(0.0, self.visibility_timeout - self._uptime())
         if monotonic() < self._sweeps_from:
             return 0
         words = ("RPUSH", self.global_keyprefix, self.sep, self.visibility_timeout, _SWEEP_AT_ONCE)
         try:
             count: int = _PUT_BACK.run(self.scripts, self._held_keys, words)
         except ResponseError as error:
-            logger.warning("held messages could not be put back: %s", error)
+            logger.warning("held messages could not be put back: %s", reason_of(error))
             return 0
         if count:
             logger.warning("put back %d messages that a worker took and did not finish", count)
@@ -525,11 +572,8 @@ class Channel(stock.Channel):  # type: ignore[misc]
                 self.send_acknowledged()
                 if self._qos:
                     self._qos.restore_unacked_once()
-            except self.connection_errors as error:
-                logger.warning(
-                    "what was taken comes back when its lease ends: Redis went away (%s)",
-                    type(error).__name__,
-                )
+            except (*self.connection_errors, ResponseError) as error:
+                logger.warning("what is held comes back when its lease ends: %s", reason_of(error))
                 self._qos._delivered.restored = True
         # kombu would wait for the answer to a question of its own.
         self._acknowledged.extend(self._on_their_way)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from ninja_tasks.delivery.line import Line, Question, Script
+from ninja_tasks.delivery.line import Line, LineConnections, Question, Script
+from ninja_tasks.delivery.redis_errors import UnsettledError
 from ninja_tasks.testing import EmbeddedServer, embedded_server
 
 COUNT = "return redis.call('INCR', KEYS[1])"
@@ -42,7 +43,7 @@ def client(server: EmbeddedServer) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def line(client: redis.Redis) -> Line:
-    return Line(client)
+    return Line(LineConnections(client))
 
 
 def test_a_question_is_answered_by_a_redis_that_does_not_know_its_script(line: Line) -> None:
@@ -80,7 +81,7 @@ def test_a_question_that_redis_refuses_stays_left_and_the_others_are_answered(
     client.set("a", "no number")
     line.leave(count("a"), answers.append)
     line.leave(count("b"), answers.append)
-    with pytest.raises(redis.ResponseError, match="not an integer"):
+    with pytest.raises(UnsettledError, match="not an integer"):
         line.ask(count("c"))
     assert answers == [1]
     client.delete("a")

@@ -54,9 +54,11 @@ def test_what_came_of_a_goal_is_confirmed_when_the_next_one_has_asked(row: Row) 
 
 
 def test_one_round_trip_settles_a_goal_and_asks_about_the_next(row: Row) -> None:
-    row.answer("a")
-    row.deliver("a")
+    # Redis knows both scripts after the first two goals.
+    for name in "ab":
+        row.answer(name)
+        row.deliver(name)
     before = row.client.info("stats")["total_reads_processed"]
-    row.answer("b")
+    row.answer("c")
     # The second question of this client is one read more.
     assert row.client.info("stats")["total_reads_processed"] - before == 2

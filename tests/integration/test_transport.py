@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis
+from dropping_proxy import DroppingProxy
 from kombu import Connection, Consumer, Producer, Queue
 from kombu.asynchronous import Hub
 from kombu.transport import TRANSPORT_ALIASES
@@ -478,3 +479,14 @@ def test_an_untested_kombu_is_refused_with_a_remedy() -> None:
     refuse_untested_kombu("5.7.3")
     with pytest.raises(ConfigurationError, match=r"kombu==5\.7.*ninja_transport to \"stock\""):
         refuse_untested_kombu("5.8.0")
+
+
+def test_a_connection_that_is_cut_at_the_question_how_long_redis_runs_works_and_ends(
+    server: EmbeddedServer, client: redis.Redis
+) -> None:
+    send(server.url, "q", 1)
+    with DroppingProxy(server.port) as proxy:
+        proxy.cuts_at = b"\r\nINFO\r\n"
+        with taking(f"redis://127.0.0.1:{proxy.port}/0", "q") as taker:
+            assert taker.take(1) == [1]
+        assert client.llen("q") == 1
