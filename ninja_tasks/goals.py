@@ -20,6 +20,7 @@ __all__ = [
     "MAX_PARAMETER_LENGTH",
     "WIRE_NAMES",
     "Goal",
+    "dated",
     "format_created_on",
     "goal_to_wire",
     "is_guid",
@@ -173,6 +174,14 @@ def goal_to_wire(goal: Goal) -> dict[str, Any]:
         ("CustomPageScopeParams", goal.page_params),
     )
     return {name: value for name, value in fields if value is not None}
+
+
+def dated(body: Any, moment: datetime) -> Any:
+    """Return a body with a time: its own, or this one if it has none."""
+    name = WIRE_NAMES["created_on"]
+    if not isinstance(body, Mapping) or body.get(name) is not None:
+        return body
+    return {**body, name: format_created_on(moment)}
 
 
 def format_created_on(moment: datetime) -> str:

@@ -10,6 +10,7 @@ argument, the JSON body of the API. Everything else travels in message headers:
 ``ninja_replays``      how often a person replayed it from a dead letter
 ``ninja_not_before``   set in the worker only: the ETA of a message that came with one
 ``ninja_expires_at``   the expiry of a message that came with one, written by workers
+``ninja_undated``      set in the worker only: the message did not say when it was sent
 ====================  ==================================================================
 """
 
@@ -30,12 +31,14 @@ __all__ = [
     "ENQUEUED_AT_HEADER",
     "EXPIRES_AT_HEADER",
     "HEADERS",
+    "HEADER_PREFIX",
     "NOT_BEFORE_HEADER",
     "ON_UNKNOWN_HEADER",
     "QUEUE_NAME",
     "REDACTED_REPRESENTATION",
     "REPLAYS_HEADER",
     "TASK_NAME",
+    "UNDATED_HEADER",
     "Message",
     "batches",
     "goal_queue",
@@ -55,7 +58,11 @@ REPLAYS_HEADER = "ninja_replays"
 NOT_BEFORE_HEADER = "ninja_not_before"
 EXPIRES_AT_HEADER = "ninja_expires_at"
 
-#: The headers that a goal's message may carry.
+UNDATED_HEADER = "ninja_undated"
+
+#: With this begin the names of all headers of this package, those of later versions included.
+HEADER_PREFIX = "ninja_"
+#: The headers that this version knows.
 HEADERS = (
     ENQUEUED_AT_HEADER,
     ON_UNKNOWN_HEADER,
@@ -63,6 +70,7 @@ HEADERS = (
     REPLAYS_HEADER,
     NOT_BEFORE_HEADER,
     EXPIRES_AT_HEADER,
+    UNDATED_HEADER,
 )
 
 #: What Celery's messages, logs and Flower show instead of a goal, which is personal data.

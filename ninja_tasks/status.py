@@ -15,11 +15,12 @@ from kombu.exceptions import ChannelError
 
 from .config import settings_of
 from .dead_letters.store import DeadLetterStore
-from .delivery.gate import LATENCY_BOUNDS, Gate
+from .delivery.gate import LATENCY_BOUNDS, UNDATED, Gate
 from .delivery.outcomes import Outcome
 from .delivery.parking import Parking
+from .delivery.sending_time import enqueued_at, sent_at
 from .delivery.state import Keys, connect
-from .message import ENQUEUED_AT_HEADER, goal_queue
+from .message import goal_queue
 from .producer import delivery_id_for
 
 __all__ = ["GoalStatus", "Statistics", "goal_status", "statistics"]
@@ -62,6 +63,8 @@ class Statistics:
         delivered: goals delivered since the beginning.
         attempts: attempts made since the beginning.
         unknown: attempts since the beginning that may have counted.
+        undated: goals since the beginning that came without a time, in a message that did not say
+            when it was sent; each was dated when a worker received it.
         breaker: ``"closed"``, ``"open"`` or ``"half_open"``.
         paused: whether a person has paused delivery.
         oldest_pending_seconds: age of the oldest goal that is parked or at the head of the queue;
@@ -76,6 +79,7 @@ class Statistics:
     delivered: int
     attempts: int
     unknown: int
+    undated: int
     breaker: str
     paused: bool
     oldest_pending_seconds: float | None
@@ -152,6 +156,7 @@ def statistics(app: Celery | None = None) -> Statistics:
         delivered=counters.get(Outcome.DELIVERED, 0),
         attempts=counters.get("attempts", 0),
         unknown=counters.get(Outcome.UNKNOWN, 0),
+        undated=counters.get(UNDATED, 0),
         breaker=breaker,
         paused=paused,
         oldest_pending_seconds=max(
@@ -200,8 +205,14 @@ def _queue(app: Any) -> tuple[int, float | None]:
 
 
 def _age_seconds(message: bytes) -> float | None:
+    now = datetime.now(UTC)
     try:
-        enqueued_at = datetime.fromisoformat(json.loads(message)["headers"][ENQUEUED_AT_HEADER])
-        return (datetime.now(UTC) - enqueued_at).total_seconds()
+        document = json.loads(message)
+        headers = document["headers"]
+        told = enqueued_at(headers)
+        sent = (
+            datetime.fromisoformat(told) if told else sent_at(headers, document["properties"], now)
+        )
+        return (now - sent).total_seconds() if sent else None
     except (ValueError, KeyError, TypeError):
         return None

@@ -15,9 +15,7 @@ from .delivery.outcomes import Verdict, transient_error
 from .delivery.record import DeliveryRecord
 from .delivery.task import DeliveryTask
 from .errors import InvalidGoal, TransientError
-from .goals import goal_to_wire
 from .message import REDACTED_REPRESENTATION, TASK_NAME
-from .validation import goal_from_message
 
 __all__ = ["reach_goal"]
 
@@ -34,11 +32,11 @@ __all__ = ["reach_goal"]
 def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> str:
     """Deliver one goal; the one positional argument is the JSON body of the API."""
     self.request.update(REDACTED_REPRESENTATION)
-    record = DeliveryRecord(self.request.id, enqueued_at=datetime.now(UTC))
+    record = DeliveryRecord.received(self.request.id, self.headers, datetime.now(UTC))
     payload: Any = args[0] if len(args) == 1 and not kwargs else {"args": args, "kwargs": kwargs}
     try:
         record = record.with_headers(self.headers)
-        payload = goal_to_wire(goal_from_message(args, kwargs, record.enqueued_at))
+        payload = self.body_of(args, kwargs, record)
         admission = self.admit(payload, record)
         record = admission.record
         if admission.answer is not Answer.GO:

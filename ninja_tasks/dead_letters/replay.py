@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from celery import Celery
 
 from ..delivery.record import DeliveryRecord
 from ..errors import InvalidGoal, PublishError
+from ..goals import dated
 from ..message import Message, batches, publish_batch
 from ..validation import goal_from_wire
 from .store import DeadLetter, DeadLetterStore, StoredLetter
@@ -82,11 +84,19 @@ def _replay_batch(
 
 
 def _is_deliverable(letter: DeadLetter) -> bool:
+    """Return whether a letter holds a goal and its time, which must not become that of a replay."""
     try:
-        goal_from_wire(letter.payload)
+        return goal_from_wire(_body(letter)).created_on is not None
     except InvalidGoal:
         return False
-    return True
+
+
+def _body(letter: DeadLetter) -> Any:
+    # Version 0.1.0 wrote letters of invalid goals without a time.
+    try:
+        return dated(letter.payload, datetime.fromisoformat(letter.enqueued_at or ""))
+    except ValueError:
+        return letter.payload
 
 
 def _message(letter: DeadLetter, now: datetime) -> Message:
@@ -101,4 +111,4 @@ def _message(letter: DeadLetter, now: datetime) -> Message:
         replays=letter.replays,
         others=letter.others,
     )
-    return Message(letter.delivery_id, letter.payload, record.replayed(now).headers())
+    return Message(letter.delivery_id, _body(letter), record.replayed(now).headers())

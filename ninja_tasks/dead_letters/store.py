@@ -56,7 +56,7 @@ class DeadLetter:
         history: the first of them and the last ten.
         doubtful: attempts that may have counted.
         possible_duplicate: whether it was sent again after an attempt that may have counted.
-        payload: the body as it came, with its time where the worker had stamped one.
+        payload: the body as it came, with the time of its enqueueing where it had none.
         on_unknown: the goal's own policy, ``None`` for the setting's.
         enqueued_at: when the goal was enqueued.
         first_attempt_at: ``None`` if none was made.

@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -41,6 +42,7 @@ from .state import Keys
 
 __all__ = [
     "LATENCY_BOUNDS",
+    "UNDATED",
     "Admission",
     "Answer",
     "BreakerNews",
@@ -50,6 +52,8 @@ __all__ = [
     "longest_claim_seconds",
 ]
 
+#: Counter of goals that were dated when a worker received them.
+UNDATED = "undated"
 #: Upper bounds of the buckets in which attempts are counted by their duration, in milliseconds.
 LATENCY_BOUNDS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000)
 
@@ -339,6 +343,11 @@ class Gate:
     def latencies(self) -> dict[str, int]:
         """Return how many attempts took at most so long: by upper bound in ms, or ``"inf"``."""
         return self._numbers(self._keys.latencies)
+
+    def count_undated(self) -> None:
+        """Count a goal that nobody dated; it does not wait for a Redis that does not answer."""
+        with suppress(redis.RedisError):
+            self._client.hincrby(self._keys.counters, UNDATED, 1)
 
     def _numbers(self, key: str) -> dict[str, int]:
         return {str(name): int(value) for name, value in self._client.hgetall(key).items()}

@@ -17,7 +17,8 @@ from ..message import (
     ATTEMPTS_HEADER,
     ENQUEUED_AT_HEADER,
     EXPIRES_AT_HEADER,
-    NOT_BEFORE_HEADER,
+    HEADER_PREFIX,
+    HEADERS,
     ON_UNKNOWN_HEADER,
     REPLAYS_HEADER,
 )
@@ -30,16 +31,6 @@ T = TypeVar("T")
 
 #: The first attempt and this many of the last are kept.
 _LAST_ATTEMPTS = 10
-
-_PREFIX = "ninja_"
-_KNOWN = (
-    ATTEMPTS_HEADER,
-    ENQUEUED_AT_HEADER,
-    EXPIRES_AT_HEADER,
-    NOT_BEFORE_HEADER,
-    ON_UNKNOWN_HEADER,
-    REPLAYS_HEADER,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +109,22 @@ class DeliveryRecord:
     replays: int = 0
     expires_at: datetime | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def received(
+        cls, delivery_id: str, headers: Mapping[str, Any], now: datetime
+    ) -> DeliveryRecord:
+        """Return the record of a goal whose headers are not checked yet: its id and its time.
+
+        Args:
+            delivery_id: the Celery task id.
+            headers: of the message.
+            now: the time where the headers have none that can be read.
+        """
+        try:
+            return cls(delivery_id, _moment(headers.get(ENQUEUED_AT_HEADER), now))
+        except (TypeError, ValueError, OverflowError):
+            return cls(delivery_id, now)
 
     def with_headers(self, headers: Mapping[str, Any]) -> DeliveryRecord:
         """Return the record that a message carries, on top of this one.
@@ -256,7 +263,7 @@ def _unknown(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in headers.items()
-        if name.startswith(_PREFIX)
-        and name not in _KNOWN
+        if name.startswith(HEADER_PREFIX)
+        and name not in HEADERS
         and isinstance(value, (str, int, float, bool))
     }

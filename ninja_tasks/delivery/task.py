@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -19,7 +19,15 @@ from celery.exceptions import Reject
 
 from ..config import Settings, settings_of
 from ..errors import DeadLettered, InvalidGoal, TransientError
-from ..message import HEADERS, NOT_BEFORE_HEADER, QUEUE_NAME, REDACTED_REPRESENTATION
+from ..goals import WIRE_NAMES, goal_to_wire
+from ..message import (
+    HEADER_PREFIX,
+    NOT_BEFORE_HEADER,
+    QUEUE_NAME,
+    REDACTED_REPRESENTATION,
+    UNDATED_HEADER,
+)
+from ..validation import goal_from_message
 from .client import SalesNinja
 from .endings import Elsewhere, Parked
 from .gate import Admission, Answer, BreakerNews, Gate, longest_claim_seconds
@@ -136,9 +144,25 @@ class DeliveryTask(Task):  # type: ignore[misc]
         Celery's request has the headers of a message as attributes, and in ``headers`` those that
         it does not know itself, or what an instrumentation put there in their place.
         """
-        nested = self.request.headers or {}
-        found = {name: self.request.get(name, nested.get(name)) for name in HEADERS}
-        return {name: value for name, value in found.items() if value is not None}
+        found = {**(self.request.headers or {}), **vars(self.request)}
+        return {
+            name: value
+            for name, value in found.items()
+            if name.startswith(HEADER_PREFIX) and value is not None
+        }
+
+    def body_of(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], record: DeliveryRecord
+    ) -> dict[str, Any]:
+        """Check the message's arguments and return the JSON body of the API, with its time.
+
+        Raises:
+            InvalidGoal: with every fault of the message at once.
+        """
+        goal = goal_from_message(args, kwargs, record.enqueued_at)
+        if self.headers.get(UNDATED_HEADER) and args[0].get(WIRE_NAMES["created_on"]) is None:
+            self.gate.count_undated()
+        return goal_to_wire(goal)
 
     def apply_async(
         self, args: Any = None, kwargs: Any = None, *positional: Any, **options: Any

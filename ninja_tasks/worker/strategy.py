@@ -3,13 +3,15 @@
 A message whose parts have the wrong shape is refused here, because Celery would find out where the
 goal is lost. One with an ETA goes to the task at once, which parks it: Celery would keep it in the
 worker's memory until it is due. One with an expiry goes to the task too, which makes a dead letter
-of it when it is too late: Celery would drop it.
+of it when it is too late: Celery would drop it. A message that does not say when its goal was
+enqueued gets that time here, before it waits for its turn in the worker.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,7 +19,8 @@ from weakref import WeakKeyDictionary
 from celery.exceptions import InvalidTaskError
 from celery.worker.strategy import default
 
-from ..message import EXPIRES_AT_HEADER, NOT_BEFORE_HEADER
+from ..delivery.sending_time import enqueued_at, sent_at
+from ..message import ENQUEUED_AT_HEADER, EXPIRES_AT_HEADER, NOT_BEFORE_HEADER, UNDATED_HEADER
 from .lane import Lane
 from .request import redact_pool_log
 
@@ -46,6 +49,7 @@ def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
                 described[ours] = described[theirs]
             if theirs in described:
                 described[theirs] = None
+        _date(described, message.properties)
         if hasattr(message.channel, "acknowledge"):
             # The crash-safe transport takes it from any thread, and gathers it. Celery would wake
             # its loop for each.
@@ -75,6 +79,17 @@ def _lane_through(consumer: Any, task: Any) -> Lane:
     if lane is None:
         lane = _LANES[consumer.pool] = Lane(task, consumer.pool, consumer.timer)
     return lane
+
+
+def _date(described: Any, properties: Any) -> None:
+    """Let the message say when its goal was enqueued."""
+    described.pop(UNDATED_HEADER, None)
+    if enqueued_at(described) is None:
+        now = datetime.now(UTC)
+        sent = sent_at(described, properties, now)
+        if sent is None:
+            described[UNDATED_HEADER] = True
+        described[ENQUEUED_AT_HEADER] = (sent or now).isoformat()
 
 
 def _check(described: Any, payload: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -122,3 +123,22 @@ def test_the_queue_of_a_bare_application_is_the_same_queue(app: Celery, rabbitmq
 def test_without_a_redis_for_state_the_remedy_is_told(rabbitmq: str) -> None:
     with pytest.raises(ConfigurationError, match="NINJA_REDIS_URL=redis://"):
         statistics(Celery("shop", broker=rabbitmq, set_as_current=False))
+
+
+def test_a_bare_goal_is_dated_by_the_time_of_its_message(
+    app: Celery, fake_sales_ninja: FakeSalesNinja, worker: Worker
+) -> None:
+    sent_at = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=5)
+    body = {"GoalId": GOAL_ID, "CustomerId": str(uuid.uuid4())}
+    before = statistics(app).undated
+    for options in ({"timestamp": int(sent_at.timestamp())}, {}):
+        app.send_task("ninja_tasks.reach_goal", args=[body], queue="ninja_tasks", **options)
+
+    def received() -> list[ReceivedGoal]:
+        return [one for one in fake_sales_ninja.requests if is_about(body["CustomerId"], one)]
+
+    wait_until(lambda: len(received()) == 2, "both goals to arrive")
+    times = sorted((one.body or {})["CreatedOnUtc"] for one in received())
+    assert times[0] == f"{sent_at:%Y-%m-%d %H:%M:%S}.000000"
+    assert times[1] > f"{sent_at + timedelta(hours=4):%Y-%m-%d %H:%M:%S}"
+    assert statistics(app).undated == before + 1
