@@ -5,6 +5,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Most tests wait for servers and workers, so that a processor can run more than one of them.
+AT_ONCE := -n $(or $(JOBS),3) --dist loadfile
 USABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c '$(USABLE)' 2>/dev/null && echo $$name && break; done)
@@ -17,8 +19,8 @@ help: ## show this list
 demo: $(VENV)/demo ## watch a few hundred goals travel, on real parts
 	@$(BIN)/ninja-tasks demo
 
-test: $(VENV)/dev ## run every test: about twelve minutes
-	$(BIN)/python -m pytest
+test: $(VENV)/dev ## run every test, several files at once: about ten minutes
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 stress: $(VENV)/dev ## run the faults, floods and limits in full size: about half an hour
 	NINJA_STRESS=1 $(BIN)/python -m pytest tests/acceptance/faults tests/stress --timeout=1800 -s
@@ -33,7 +35,7 @@ rabbitmq: $(VENV)/dev ## run the tests that need Debian's rabbitmq-server
 	$(BIN)/python -m pytest tests/rabbitmq
 
 unit: $(VENV)/dev ## run the tests that need no server
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests/unit $(AT_ONCE)
 
 lint: $(VENV)/dev ## check style and types
 	$(BIN)/ruff check .

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from fleet import durable_fleet, fault, fleet, measured, print_faults
 from tls import certificate
 
 __all__ = ["certificate", "durable_fleet", "fault", "fleet", "measured"]
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    print_faults(terminalreporter, config)
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    print_faults(terminalreporter)

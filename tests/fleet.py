@@ -25,7 +25,8 @@ from ninja_tasks.status import Statistics, statistics
 from ninja_tasks.testing import EmbeddedServer, FakeSalesNinja, embedded_server
 
 GOAL_ID = "299837db-9b51-45a4-996b-844d3fd05bbd"
-FAULTS = pytest.StashKey[list[tuple[Any, ...]]]()
+#: Name of the property by which a test hands a row to the table of faults.
+_FAULT = "fault"
 IN_FULL = bool(os.environ.get("NINJA_STRESS"))
 
 
@@ -213,20 +214,27 @@ def measured(record_property: Any) -> Callable[..., None]:
 
 
 @pytest.fixture
-def fault(request: pytest.FixtureRequest) -> Callable[..., None]:
+def fault(record_property: Any) -> Callable[..., None]:
     """Return a function that puts a row into the table of faults at the end of the run."""
 
     def note(scenario: str, fates: Fates, seconds: float | None = None) -> None:
         shown = "" if seconds is None else f"{seconds:.1f}"
         row = (scenario, fates.goals, fates.lost, fates.duplicated, fates.unknown, shown)
-        request.config.stash.setdefault(FAULTS, []).append(row)
+        record_property(_FAULT, row)
 
     return note
 
 
-def print_faults(reporter: Any, config: pytest.Config) -> None:
+def print_faults(reporter: Any) -> None:
     """Print the table of faults: every duplicate in it is marked in the ledger."""
-    rows = config.stash.get(FAULTS, [])
+    rows = sorted(
+        value
+        for reports in reporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == _FAULT
+    )
     if not rows:
         return
     names = ("scenario", "goals", "lost", "duplicated", "unknown", "seconds to recover")
