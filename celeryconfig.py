@@ -53,6 +53,8 @@ Of Celery, with the package's own defaults
         A worker never gives up on a broker that is away.
     ``broker_connection_retry_on_startup = True``
         Not at its start either.
+    ``broker_channel_error_retry = True``
+        Nor on one that refuses a queue for a while, as RabbitMQ does after the loss of a node.
     ``worker_cancel_long_running_tasks_on_connection_loss = False``
         A request that is under way is finished when the broker is lost.
     ``worker_enable_prefetch_count_reduction = False``

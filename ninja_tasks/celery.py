@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 _DEFAULTS = {
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
+    # A RabbitMQ node that comes back still holds the exclusive queues of lost connections.
+    "broker_channel_error_retry": True,
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     # What goes on after a lost connection still takes room: the transport counts it.
     "worker_enable_prefetch_count_reduction": False,

@@ -5,6 +5,7 @@ A goal is lost if its id was returned, and it is neither delivered nor dead when
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import time
@@ -209,5 +210,5 @@ def park(fleet: Fleet, seconds: float) -> list[str]:
 def longest_pause(fates: Fates) -> float:
     """Return the longest time without a delivery."""
     times = sorted(fates.delivered_at.values())
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     return round(max(gaps, default=0.0), 1)
