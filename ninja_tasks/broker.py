@@ -271,10 +271,10 @@ class _Connections:
         return link
 
     def _open(self, link: _Link, queue: Queue, answer: Future[None]) -> None:
-        error = None
+        error: BaseException | None = None
         try:
             link.open(queue)
-        except Exception as caught:  # noqa: BLE001 (it is raised where somebody waits)
+        except BaseException as caught:  # noqa: BLE001 (it is raised where somebody waits)
             error = caught
             link.close()
         if not answer.set_running_or_notify_cancel():

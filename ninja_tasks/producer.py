@@ -28,6 +28,7 @@ from .message import (
     publish,
     publish_batch,
 )
+from .outbox import keep, stays_here
 from .validation import goal_from_wire
 
 __all__ = [
@@ -56,10 +57,13 @@ class EnqueueResult:
     Attributes:
         delivery_ids: ids of the goals that the broker took, in their order.
         invalid: ``(index, messages)`` of each goal that was refused.
+        sent: ``False`` if the goals were only checked and nothing left the process, because
+            ``task_always_eager`` is on or an outbox is open.
     """
 
     delivery_ids: Sequence[str]
     invalid: list[tuple[int, Mapping[Any, Any]]]
+    sent: bool = True
 
 
 def enqueue_goal(
@@ -99,11 +103,14 @@ def enqueue_goal(
         app: the Celery application whose broker is used. Default: the current one.
 
     Returns:
-        The delivery id, which is the Celery task id.
+        The delivery id, which is the Celery task id. Where ``task_always_eager`` is on, the goal
+        was checked and nothing left the process (see ``ninja_tasks.testing.outbox``).
 
     Raises:
         InvalidGoal: a ``ValueError`` whose ``messages`` name every fault; nothing was sent.
-        PublishError: a kombu ``OperationalError``: the broker did not confirm.
+        PublishError: a kombu ``OperationalError``: the broker did not confirm within
+            ``publish_timeout_seconds``. The goal may be on the queue all the same; enqueue it again
+            with the same key, and it is delivered once.
 
     Warning:
         Inside a database transaction, enqueue after the commit. A goal cannot be called back.
@@ -122,7 +129,12 @@ def enqueue_goal(
         "on_unknown": on_unknown,
     }
     message = prepare(arguments)
-    publish(_application(app), message)
+    application = app or current_app._get_current_object()
+    if stays_here(application):
+        keep(message, key)
+    else:
+        _check_broker(application)
+        publish(application, message)
     return message.delivery_id
 
 
@@ -149,21 +161,28 @@ def enqueue_goals(
     Raises:
         InvalidGoal: with ``index`` and the ``delivery_ids`` that were sent before its batch.
         PublishError: with the ``delivery_ids`` that the broker took and the ``uncertain_ids`` of
-            the batch that it did not confirm, after tries by the application's
-            ``task_publish_retry_policy``.
+            the batch that it did not confirm. Each batch has ``publish_timeout_seconds`` for up to
+            500 goals, and as much again for each further 500.
         ValueError: for an unknown ``on_invalid`` or a ``batch_size`` below 1.
     """
     if on_invalid not in ("raise", "collect"):
         raise ValueError('on_invalid must be "raise" or "collect"')
     if batch_size < 1:
         raise ValueError("batch_size must be at least 1")
-    application = _application(app)
+    application = app or current_app._get_current_object()
+    stays = stays_here(application)
+    if not stays:
+        _check_broker(application)
     sent = DeliveryIds()
-    result = EnqueueResult(sent, [])
+    result = EnqueueResult(sent, [], sent=not stays)
     for batch in batches(enumerate(goals), batch_size):
-        messages = _prepare_batch(batch, result, collect=on_invalid == "collect")
-        publish_batch(application, messages, sent)
-        sent.extend(message.delivery_id for message in messages)
+        prepared = _prepare_batch(batch, result, collect=on_invalid == "collect")
+        if stays:
+            for message, key in prepared:
+                keep(message, key)
+        else:
+            publish_batch(application, [message for message, _ in prepared], sent)
+        sent.extend(message.delivery_id for message, _ in prepared)
     return result
 
 
@@ -211,14 +230,12 @@ def prepare(arguments: Mapping[str, Any]) -> Message:
     )
 
 
-def _application(app: Celery | None) -> Celery:
-    application = app or current_app._get_current_object()
+def _check_broker(application: Celery) -> None:
     if application.main == "default" and not application.conf.broker_url:
         raise ConfigurationError(
             "no Celery application is configured in this process: create yours first, pass "
             "app=..., or set CELERY_BROKER_URL, for example redis://localhost:6379/0"
         )
-    return application
 
 
 def _by_argument_name(arguments: Mapping[Any, Any]) -> tuple[dict[str, Any], dict[Any, list[str]]]:
@@ -288,13 +305,14 @@ def _amount_text(amount: Any) -> str | None:
 
 def _prepare_batch(
     batch: list[tuple[int, Mapping[str, Any]]], result: EnqueueResult, *, collect: bool
-) -> list[Message]:
-    messages = []
+) -> list[tuple[Message, str | None]]:
+    """Return the message and the key of each valid goal."""
+    prepared = []
     for index, arguments in batch:
         try:
-            messages.append(prepare(arguments))
+            prepared.append((prepare(arguments), arguments.get("key")))
         except InvalidGoal as error:
             if not collect:
                 raise InvalidGoal(error.messages, index, result.delivery_ids) from None
             result.invalid.append((index, error.messages))
-    return messages
+    return prepared

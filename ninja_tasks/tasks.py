@@ -15,7 +15,7 @@ from .delivery.outcomes import Verdict, transient_error
 from .delivery.record import DeliveryRecord
 from .delivery.task import DeliveryTask
 from .errors import InvalidGoal, TransientError
-from .message import REDACTED_REPRESENTATION, TASK_NAME
+from .message import TASK_NAME
 
 __all__ = ["reach_goal"]
 
@@ -31,7 +31,7 @@ __all__ = ["reach_goal"]
 )
 def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> str:
     """Deliver one goal; the one positional argument is the JSON body of the API."""
-    self.request.update(REDACTED_REPRESENTATION)
+    self.begin()
     record = DeliveryRecord.received(self.request.id, self.headers, datetime.now(UTC))
     payload: Any = args[0] if len(args) == 1 and not kwargs else {"args": args, "kwargs": kwargs}
     try:

@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from ..config import ON_UNKNOWN
-from ..errors import InvalidGoal, faults_by_path
+from ..errors import ConfigurationError, InvalidGoal, faults_by_path
 from ..goals import WIRE_NAMES
 from ..message import Message, batches, publish_batch
+from ..outbox import stays_here
 from ..producer import prepare
 from .output import as_json_option, print_json, say
 
@@ -86,6 +87,11 @@ def enqueue(ctx: click.Context, /, *, dry_run: bool, as_json: bool, **flags: Any
     if not given and sys.stdin.isatty():
         raise click.UsageError("give --goal-id and --customer-id, or JSON lines on standard input")
     goals: Iterable[Any] = [json.dumps(given)] if given else sys.stdin
+    if not dry_run and stays_here(ctx.obj.app):
+        raise ConfigurationError(
+            "task_always_eager is on in this application, so nothing would be sent: switch it off, "
+            "or give --dry-run"
+        )
     enqueued = invalid = undated = 0
     for batch in batches(enumerate(goals, start=1), _BATCH):
         checked = list(_checked(batch, as_json=as_json))

@@ -16,9 +16,12 @@ from typing import Any, NoReturn
 import redis
 from celery import Task
 from celery.exceptions import Reject
+from celery.result import EagerResult
+from celery.states import SUCCESS
+from celery.utils import uuid
 
 from ..config import Settings, settings_of
-from ..errors import DeadLettered, InvalidGoal, TransientError
+from ..errors import DeadLettered, InvalidGoal, NinjaTasksError, TransientError
 from ..goals import WIRE_NAMES, goal_to_wire
 from ..message import (
     HEADER_PREFIX,
@@ -26,7 +29,9 @@ from ..message import (
     QUEUE_NAME,
     REDACTED_REPRESENTATION,
     UNDATED_HEADER,
+    Message,
 )
+from ..outbox import keep, stays_here
 from ..validation import goal_from_message
 from .client import SalesNinja
 from .endings import Elsewhere, Parked
@@ -46,6 +51,8 @@ logger = logging.getLogger(__name__)
 _LONGEST_SLEEP_SECONDS = 3.0
 #: A parked goal is back so long before its slot: the mover and the queue take their time.
 _BACK_EARLY_SECONDS = 2.5
+
+_ONLY_WORKERS = "only workers call reach_goal: put the goal on the queue with enqueue_goal"
 
 _ENDED = (Answer.GO, Answer.EXPIRED, Answer.DOUBT, Answer.EXHAUSTED, Answer.LOST)
 _ELSEWHERE = (Answer.DELIVERED, Answer.PARKED)
@@ -169,6 +176,30 @@ class DeliveryTask(Task):  # type: ignore[misc]
     ) -> Any:
         """Publish as Celery does, without the arguments' text."""
         return super().apply_async(args, kwargs, *positional, **options, **REDACTED_REPRESENTATION)
+
+    def apply(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
+    ) -> EagerResult:
+        """Keep the goal in the process: Celery calls this where ``task_always_eager`` is on.
+
+        Raises:
+            NinjaTasksError: elsewhere, because only a worker delivers.
+        """
+        if not stays_here(self.app):
+            raise NinjaTasksError(_ONLY_WORKERS)
+        delivery_id = task_id or uuid()
+        keep(Message(delivery_id, args[0] if args else None, options.get("headers") or {}))
+        return EagerResult(delivery_id, None, SUCCESS, name=self.name)
+
+    def begin(self) -> None:
+        """Begin with what a worker has taken, and show nothing of it.
+
+        Raises:
+            NinjaTasksError: if the task was called like a function: there is no message then.
+        """
+        if self.request.called_directly:
+            raise NinjaTasksError(_ONLY_WORKERS)
+        self.request.update(REDACTED_REPRESENTATION)
 
     def retry(self, *, exc: TransientError, **options: Any) -> NoReturn:
         """Park the goal until its next attempt; Celery calls it for each of ``autoretry_for``.

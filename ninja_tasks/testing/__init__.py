@@ -1,4 +1,4 @@
-"""Real servers for tests, for development and for the demo: a fake Sales Ninja, a real Valkey.
+"""For tests, for development and for the demo: a fake Sales Ninja, a real Valkey, an outbox.
 
 The names load on first use, because pytest imports this package in every project that has it
 installed.
@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..outbox import OutboxGoal, outbox
     from .answers import Answer, AnyAnswer, CloseConnection, Hang
     from .embedded import EmbeddedServer, embedded_server
     from .fake_api import FakeSalesNinja, ReceivedGoal
@@ -21,23 +22,27 @@ __all__ = [
     "EmbeddedServer",
     "FakeSalesNinja",
     "Hang",
+    "OutboxGoal",
     "ReceivedGoal",
     "embedded_server",
+    "outbox",
 ]
 
 _HOMES = {
-    "Answer": "answers",
-    "AnyAnswer": "answers",
-    "CloseConnection": "answers",
-    "EmbeddedServer": "embedded",
-    "FakeSalesNinja": "fake_api",
-    "Hang": "answers",
-    "ReceivedGoal": "fake_api",
-    "embedded_server": "embedded",
+    "Answer": ".answers",
+    "AnyAnswer": ".answers",
+    "CloseConnection": ".answers",
+    "EmbeddedServer": ".embedded",
+    "FakeSalesNinja": ".fake_api",
+    "Hang": ".answers",
+    "OutboxGoal": "..outbox",
+    "ReceivedGoal": ".fake_api",
+    "embedded_server": ".embedded",
+    "outbox": "..outbox",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(import_module(_HOMES[name], __name__), name)

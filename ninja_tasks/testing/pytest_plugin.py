@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from ..outbox import OutboxGoal
     from .embedded import EmbeddedServer
     from .fake_api import FakeSalesNinja
 
-__all__ = ["fake_sales_ninja", "ninja_redis"]
+__all__ = ["fake_sales_ninja", "ninja_outbox", "ninja_redis"]
 
 
 @pytest.fixture
@@ -25,6 +26,18 @@ def fake_sales_ninja() -> Iterator[FakeSalesNinja]:
 
     with FakeSalesNinja() as api:
         yield api
+
+
+@pytest.fixture
+def ninja_outbox() -> Iterator[list[OutboxGoal]]:
+    """The goals that the test has enqueued, none of which is sent: no broker and no Redis is used.
+
+    Each has a ``.delivery_id``, the API's JSON ``.body``, its ``.key`` and ``.on_unknown``.
+    """
+    from ..outbox import outbox
+
+    with outbox() as goals:
+        yield goals
 
 
 @pytest.fixture(scope="session")
