@@ -16,6 +16,7 @@ outcome        when                                                   then
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +38,8 @@ __all__ = [
 
 _REFUSALS = frozenset({408, 425, 429, 503})
 _NEVER_CHARGED = frozenset({429})
+#: A header that came twice reads as one with two values.
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?(\s*,\s*[0-9]+(\.[0-9]*)?)*", re.ASCII)
 _SHORTEST_HOLD_SECONDS, _LONGEST_HOLD_SECONDS = 1.0, 3600.0
 
 
@@ -133,14 +136,15 @@ def retry_after_seconds(status: int, headers: Mapping[str, str], now: datetime) 
 
     Args:
         status: only the statuses that mean ``refused`` are listened to.
-        headers: of the answer; ``Retry-After`` is seconds or an HTTP date (RFC 9110, 10.2.3).
+        headers: of the answer; ``Retry-After`` is an HTTP date or seconds (RFC 9110, 10.2.3), also
+            with a fraction. Of several numbers of seconds the longest counts.
         now: aware datetime, from which a date is counted.
     """
     text = headers.get("Retry-After", "").strip()
     if status not in _REFUSALS or not text:
         return None
-    if text.isascii() and text.isdigit():
-        seconds = float(text)
+    if _SECONDS.fullmatch(text):
+        seconds = max(map(float, text.split(",")))
     else:
         try:
             date = parsedate_to_datetime(text)

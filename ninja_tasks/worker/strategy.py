@@ -29,6 +29,8 @@ __all__ = ["receive_goal"]
 #: Header of Celery's, and that of ours by which the task learns of it.
 _TASK_DECIDES = {"eta": NOT_BEFORE_HEADER, "expires": EXPIRES_AT_HEADER}
 _LONGEST_ID = 255
+#: What decides the next backoff needs no more; Celery computes two to this power.
+_MOST_RETRIES = 1000
 
 _LANES: WeakKeyDictionary[Any, Lane] = WeakKeyDictionary()
 
@@ -44,6 +46,8 @@ def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
         # The first version of Celery's protocol has everything in the body.
         described = body if body is not None else message.headers
         _check(described, message.payload)
+        if described.get("retries"):
+            described["retries"] = min(described["retries"], _MOST_RETRIES)
         for theirs, ours in _TASK_DECIDES.items():
             if described.get(theirs):
                 described[ours] = described[theirs]
@@ -107,7 +111,7 @@ def _check(described: Any, payload: Any) -> None:
         "arguments": isinstance(args, (list, tuple)),
         "keywords": isinstance(kwargs, dict),
         "options": embed is None or isinstance(embed, dict),
-        "retries": retries is None or (_is_number(retries) and 0 <= retries <= 1000),
+        "retries": retries is None or (_is_number(retries) and retries >= 0),
         "timelimit": limits is None
         or (
             isinstance(limits, (list, tuple))

@@ -149,6 +149,14 @@ def test_a_message_with_an_eta_is_parked_until_then(system: System) -> None:
     assert abs((stamped - began).total_seconds()) < 2
 
 
+def test_a_goal_may_have_been_retried_however_often(system: System) -> None:
+    body = {"GoalId": GOAL_ID, "CustomerId": str(uuid.uuid4())}
+    sent = system.app.send_task(
+        "ninja_tasks.reach_goal", args=[body], queue="ninja_tasks", retries=5000
+    )
+    assert status_of(system, sent.id, "delivered")["attempts"] == 1
+
+
 def test_an_eta_that_is_no_time_is_a_dead_letter(system: System) -> None:
     with system.app.producer_pool.acquire() as producer:
         delivery_id = str(uuid.uuid4())

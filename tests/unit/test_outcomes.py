@@ -69,6 +69,10 @@ def test_a_failure_is_unknown_only_if_the_request_was_written() -> None:
         (" 7 ", 7),
         ("007", 7),
         ("3600", 3600),
+        ("1.5", 1.5),
+        ("2.", 2),
+        ("30, 30", 30),
+        ("5 ,6.5", 6.5),
     ],
 )
 def test_a_retry_after_in_seconds_is_obeyed(text: str, seconds: float) -> None:
@@ -112,7 +116,24 @@ def test_a_wait_is_kept_between_one_second_and_one_hour(text: str, seconds: floa
 
 @pytest.mark.parametrize(
     "text",
-    ["", "   ", "-1", "-0", "+5", "1.5", "1e3", "5, 6", "5s", "soon", "²", "٣", "\x00", "GMT"],
+    [
+        "",
+        "   ",
+        "-1",
+        "-0",
+        "+5",
+        ".5",
+        "1.5.5",
+        "1e3",
+        "5,",
+        "5, x",
+        "5s",
+        "soon",
+        "²",
+        "٣",
+        "\x00",
+        "GMT",
+    ],
 )
 def test_a_retry_after_that_is_garbage_asks_for_nothing(text: str) -> None:
     assert wait_asked_for(text) is None
