@@ -1,12 +1,16 @@
-"""A TCP proxy that can drop what is sent without closing a connection, as a bad network does, and
-that can lead new connections to another server while old ones stay, as an address that moves does.
+"""TCP proxies that do what a bad network does.
+
+They drop what is sent without closing a connection, forget idle connections, and lead new ones to
+another server while old ones stay, as an address that moves does.
 """
 
 from __future__ import annotations
 
 import selectors
 import socket
+import struct
 import threading
+import time
 from typing import Self
 
 
@@ -98,3 +102,52 @@ class DroppingProxy(threading.Thread):
                 self._selector.unregister(one)
                 del self._peers[one]
                 one.close()
+
+
+class ForgetfulProxy(DroppingProxy):
+    """Forgets connections that were idle, as a router does.
+
+    What is sent over one of them is swallowed, or answered with a reset.
+    """
+
+    def __init__(self, target: int, idle_seconds: float, *, resets: bool = False) -> None:
+        super().__init__(target)
+        self._idle_seconds = idle_seconds
+        self._resets = resets
+        self._used_at: dict[socket.socket, float] = {}
+        self._forgotten: set[socket.socket] = set()
+        #: How often a client used a connection that was forgotten.
+        self.misses = 0
+        #: How many connections were opened.
+        self.opened = 0
+
+    def _accept(self) -> None:
+        before = set(self._peers)
+        super()._accept()
+        new = set(self._peers) - before
+        self.opened += len(new) // 2
+        self._used_at.update(dict.fromkeys(new, time.monotonic()))
+
+    def _pass_on(self, source: socket.socket) -> None:
+        other = self._peers.get(source)
+        if other is None:
+            return
+        now = time.monotonic()
+        if source in self._forgotten or now - self._used_at[source] > self._idle_seconds:
+            self._forget(source, other)
+            return
+        self._used_at[source] = self._used_at[other] = now
+        super()._pass_on(source)
+
+    def _forget(self, source: socket.socket, other: socket.socket) -> None:
+        self._forgotten |= {source, other}
+        data = source.recv(65536)
+        if data:
+            self.misses += 1
+        if data and not self._resets:
+            return
+        if self._resets:
+            source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._selector.unregister(source)
+        del self._peers[source]
+        source.close()

@@ -1,19 +1,21 @@
 """The HTTP client: one goal, one POST, one :class:`Attempt`.
 
-``requests`` with a session for each thread, both timeouts, no redirects, TLS verified. Whatever
-happens on the wire is an attempt; only a fault of the program itself leaves as an exception.
+``requests`` with one pool of connections for each process, both timeouts and a bound of the whole
+exchange, no redirects, TLS verified. Whatever happens is an attempt, and what went wrong before the
+request was written is one that was not sent.
 
 All requests go to one address with the same options, so what ``requests`` would work out for each
-(proxies, certificates, the pool of connections) is worked out once in each thread. Cookies are not
-kept.
+(proxies, certificates, the pool of connections) is worked out once. Cookies are not kept.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -26,12 +28,17 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Timeout
 
 from ..config import API_PATH, Settings
+from .connection import Exchange, bind
 from .outcomes import Attempt, outcome_of_failure, outcome_of_status, retry_after_seconds
 
 __all__ = ["MAX_EXCERPT_BYTES", "USER_AGENT", "SalesNinja"]
 
 #: How much of an answer's body is read.
 MAX_EXCERPT_BYTES = 2048
+#: How long its body may take: the status has said what came of the goal.
+_EXCERPT_SECONDS = 1.0
+#: More threads than this open connections that are not kept.
+_MOST_CONNECTIONS = 1024
 
 #: What an id may hold to stand in a header as it is; the rest is percent-encoded.
 _HEADER_SAFE = ":/@+=,"
@@ -56,18 +63,33 @@ class SalesNinja:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._timeouts = Timeout(
-            connect=settings.connect_timeout_seconds, read=settings.read_timeout_seconds
-        )
+        connect, read = settings.connect_timeout_seconds, settings.read_timeout_seconds
+        self._timeouts = Timeout(connect=connect, read=read)
+        self._exchange = Exchange(connect, read)
         self._trust_env = settings.trust_env
-        self._template = requests.Request("POST", settings.api_url + API_PATH).prepare()
+        self._url = settings.api_url + API_PATH
         self._threads = threading.local()
+        self._making = threading.Lock()
+        self._made: tuple[int, requests.PreparedRequest, Callable[..., Any]] | None = None
 
     def prepare(self) -> None:
-        """Make what this thread sends with, so that its first request is as quick as the others."""
-        if not hasattr(self._threads, "send"):
-            self._threads.request = self._template.copy()
-            self._threads.send = self._sender()
+        """Make what this thread sends with, so that its first request is as quick as the others.
+
+        What cannot be made is tried again with the request, which tells of it.
+        """
+        with suppress(Exception):
+            self._prepare()
+
+    def _prepare(self) -> None:
+        pid = os.getpid()
+        if getattr(self._threads, "pid", None) == pid:
+            return
+        with self._making:
+            if self._made is None or self._made[0] != pid:
+                self._made = pid, *self._sender()
+            _pid, template, self._threads.send = self._made
+        self._threads.request = template.copy()
+        self._threads.pid = pid
 
     def post(self, body: Mapping[str, Any], delivery_id: str) -> Attempt:
         """POST a goal once and return what came of it.
@@ -77,26 +99,19 @@ class SalesNinja:
             delivery_id: sent as ``Idempotency-Key``, the same in every attempt for this goal.
         """
         payload = _Payload(_ENCODER.encode(body).encode())
-        self.prepare()
-        request: requests.PreparedRequest = self._threads.request
-        request.body = payload  # type: ignore[assignment]
-        request.headers = {  # type: ignore[assignment]
-            **_HEADERS,
-            "Content-Length": str(len(payload.content)),
-            "Idempotency-Key": quote(delivery_id, safe=_HEADER_SAFE, errors="replace"),
-        }
         started_at, started = datetime.now(UTC), time.monotonic()
+        self._exchange.begin()
         try:
-            response = self._threads.send(request)
-        except Exception as error:
-            if not (payload.written or isinstance(error, requests.RequestException)):
-                raise
+            self._prepare()
+            response = self._threads.send(self._request(payload, delivery_id))
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is known what it means)
             return Attempt(
                 outcome=outcome_of_failure(request_written=payload.written),
                 started_at=started_at,
                 milliseconds=_milliseconds_since(started),
                 error=_name_of(error),
             )
+        self._exchange.end_within(_EXCERPT_SECONDS)
         excerpt = _excerpt(response)
         return Attempt(
             outcome=outcome_of_status(response.status),
@@ -109,16 +124,28 @@ class SalesNinja:
             excerpt=excerpt,
         )
 
-    def _sender(self) -> Callable[..., Any]:
-        """Return what sends this thread's requests and returns the answer as urllib3 has it."""
-        url = str(self._template.url)
+    def _request(self, payload: _Payload, delivery_id: str) -> requests.PreparedRequest:
+        request: requests.PreparedRequest = self._threads.request
+        request.body = payload  # type: ignore[assignment]
+        request.headers = {  # type: ignore[assignment]
+            **_HEADERS,
+            "Content-Length": str(len(payload.content)),
+            "Idempotency-Key": quote(delivery_id, safe=_HEADER_SAFE, errors="replace"),
+        }
+        return request
+
+    def _sender(self) -> tuple[requests.PreparedRequest, Callable[..., Any]]:
+        """Return a request, and what sends its like and returns the answer as urllib3 has it."""
         session = requests.Session()
         session.trust_env = self._trust_env
+        template = requests.Request("POST", self._url).prepare()
         options: dict[str, Any] = {
-            **session.merge_environment_settings(url, {}, True, None, None),
+            **session.merge_environment_settings(str(template.url), {}, True, None, None),
             "timeout": self._timeouts,
         }
-        return partial(_OneAddress(self._template, options).send, **options)
+        address = _OneAddress(template, options)
+        bind(address.pool, self._exchange)
+        return template, partial(address.send, **options)
 
 
 class _OneAddress(HTTPAdapter):
@@ -127,21 +154,24 @@ class _OneAddress(HTTPAdapter):
     Args:
         template: a request to it.
         options: with which all are sent, as :meth:`HTTPAdapter.send` takes them.
+
+    Attributes:
+        pool: of connections.
     """
 
     def __init__(self, template: requests.PreparedRequest, options: Mapping[str, Any]) -> None:
-        super().__init__()
+        super().__init__(pool_maxsize=_MOST_CONNECTIONS)
         verify, certificate = options["verify"], options["cert"]
         proxies = options["proxies"]
-        self._pool: Any = super().get_connection_with_tls_context(
+        self.pool: Any = super().get_connection_with_tls_context(
             template, verify, proxies, certificate
         )
-        super().cert_verify(self._pool, template.url, verify, certificate)  # type: ignore[no-untyped-call]
+        super().cert_verify(self.pool, template.url, verify, certificate)  # type: ignore[no-untyped-call]
         self._target = super().request_url(template, proxies)
 
     def get_connection_with_tls_context(self, *request: Any, **options: Any) -> Any:
         """Return the one pool of connections."""
-        return self._pool
+        return self.pool
 
     def cert_verify(self, *request: Any) -> None:
         """Do nothing: the pool knows how to verify."""
@@ -175,11 +205,14 @@ class _Payload:
 
 
 def _excerpt(response: Any) -> str:
-    """Read the start of the body; an answer whose body breaks off has a status all the same."""
+    """Read the start of the body, or what of it comes in time."""
+    content = b""
     try:
-        content: bytes = response.read(MAX_EXCERPT_BYTES)
+        while more := response.read1(MAX_EXCERPT_BYTES - len(content)):
+            content += more
     except (HTTPError, OSError):
-        return ""
+        # It breaks off, or takes too long.
+        pass
     finally:
         # One that was read to its end went back to the pool, and is not closed by this.
         response.close()
