@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import redis
@@ -29,7 +30,9 @@ __all__ = [
     "PATIENCE_AFTER_REQUEST_SECONDS",
     "PATIENCE_SECONDS",
     "Keys",
+    "check_writes",
     "connect",
+    "shared_client",
     "until_stored",
 ]
 
@@ -39,6 +42,8 @@ T = TypeVar("T")
 
 _SOCKET_TIMEOUT_SECONDS = 5.0
 _CONNECT_TIMEOUT_SECONDS = 3.0
+#: Of one client. A thread that finds all of them busy waits for one.
+_MOST_CONNECTIONS = 8
 #: How long a thread waits for Redis to take a write. Then the goal's message goes back.
 PATIENCE_SECONDS = math.inf
 #: What came of a request is worth more: without it the goal is sent again, and marked.
@@ -73,6 +78,11 @@ class Keys:
     def limiter(self, name: str) -> str:
         """Return the key of the time up to which the slots of a rate limit are taken."""
         return f"{self.prefix}limit:{name}"
+
+    @property
+    def room(self) -> str:
+        """Short-lived key by which a worker sees whether Redis has memory."""
+        return f"{self.prefix}room"
 
     @property
     def gate(self) -> str:
@@ -120,30 +130,58 @@ class Keys:
         return f"{self.prefix}dead:times"
 
 
-def connect(settings: Settings) -> redis.Redis:
+def connect(settings: Settings, *, retries: int = 1) -> redis.Redis:
     """Return a client of the state's Redis; it connects when it is first used.
 
     It may be shared between threads, and its connections are not used across ``fork``. A connection
     that was closed, or that leads to a server which is not the right one any more, is opened anew,
     and the question asked once more: every command must be safe to repeat.
+
+    Args:
+        settings: ``redis_url`` is used.
+        retries: how often a question is asked anew after a lost connection.
     """
     scheme = settings.redis_url.partition("://")[0]
     over_tcp: dict[str, Any] = {
         "socket_connect_timeout": _CONNECT_TIMEOUT_SECONDS,
         "socket_keepalive": True,
     }
-    client: redis.Redis = redis.Redis.from_url(
+    pool = redis.BlockingConnectionPool.from_url(
         settings.redis_url,
+        max_connections=_MOST_CONNECTIONS,
+        timeout=_SOCKET_TIMEOUT_SECONDS,
         connection_class=dropping(_CONNECTION_CLASSES.get(scheme, redis.Connection)),
         socket_timeout=_SOCKET_TIMEOUT_SECONDS,
         health_check_interval=30,
         decode_responses=True,
         # One document that is not UTF-8 must not end the reading of others.
         encoding_errors="surrogateescape",
-        retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
+        retry=Retry(NoBackoff(), retries, (redis.ConnectionError,)),
         **({} if scheme == "unix" else over_tcp),
     )
-    return client
+    return redis.Redis.from_pool(pool)
+
+
+@cache
+def shared_client(settings: Settings) -> redis.Redis:
+    """Return the client of the state's Redis that all of this process use."""
+    return connect(settings)
+
+
+def check_writes(client: Any, keys: Keys, *, if_full: bool = True) -> None:
+    """Return if Redis takes writes now.
+
+    Args:
+        client: of any Redis.
+        keys: names of the state's keys.
+        if_full: whether one without memory will do, which takes a write that frees some.
+
+    Raises:
+        redis.RedisError: if it does not.
+    """
+    client.hdel(keys.gate, "")
+    if not if_full:
+        client.set(keys.room, "1", px=1000)
 
 
 def until_stored(

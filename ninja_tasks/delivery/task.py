@@ -40,7 +40,7 @@ from .outcomes import Attempt, Outcome, Verdict, decide
 from .parking import ParkedGoal, Parking
 from .record import DeliveryRecord
 from .series import Series
-from .state import Keys, connect, until_stored
+from .state import Keys, shared_client, until_stored
 from .stopping import is_stopping
 
 __all__ = ["RELIED_ON", "DeliveryTask"]
@@ -127,7 +127,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
     @cached_property
     def state(self) -> redis.Redis:
         """The Redis that holds state."""
-        return connect(self.settings)
+        return shared_client(self.settings)
 
     @cached_property
     def gate(self) -> Gate:

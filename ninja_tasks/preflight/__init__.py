@@ -15,8 +15,6 @@ from functools import partial
 
 import redis
 from celery import Celery
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from ..config import Settings, settings_of
 from ..delivery.state import connect
@@ -163,8 +161,7 @@ def _look_at_broker(app: Celery, kind: str | None) -> _Seen:
 def _look_at_state(settings: Settings) -> _Seen:
     title = f"the Redis for state {without_secrets(settings.redis_url)}"
     try:
-        with connect(settings) as client:
-            client.set_retry(Retry(NoBackoff(), 0))
+        with connect(settings, retries=0) as client:
             facts = facts_of(client)
     except redis.RedisError as error:
         fault = Finding(

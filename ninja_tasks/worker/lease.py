@@ -22,7 +22,7 @@ from celery.worker import state as worker_state
 from ..delivery.presence import Heartbeat
 from ..delivery.state import Keys
 from ..message import TASK_NAME
-from .steps import PeriodicStep
+from .periodic import PeriodicStep
 
 __all__ = ["Lease"]
 
@@ -58,11 +58,11 @@ class Lease(PeriodicStep):
 
     def work(self, consumer: Any) -> float:
         """Renew once."""
-        now = monotonic()
-        self._channel.renew(
+        now, channel = monotonic(), self._channel
+        channel.renew(
             [
                 tag
-                for tag, message in self._channel.qos.held()
+                for tag, message in channel.qos.held()
                 if _is_alive(message) and now - message.claimed_at < _bound(message)
             ]
         )
@@ -70,6 +70,7 @@ class Lease(PeriodicStep):
 
     def shutdown(self, consumer: Any) -> None:
         """End: what was taken and not begun is put back when the channel is closed."""
+        super().shutdown(consumer)
         if self._channel is not None:
             self._channel.is_taken_over = False
         if self._heartbeat is not None:

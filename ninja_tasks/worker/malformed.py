@@ -2,8 +2,8 @@
 
 Celery ends the worker for some of them, drops others, and returns some for ever. Here none ends
 the worker and none is lost: the letter has the message's bytes, and the message is acknowledged
-when the letter is stored. If Redis is away, the message is held and the letter tried again every
-second.
+when the letter is stored, by a thread that may wait for Redis. If Redis is away, it is held
+and the letter tried again every second.
 
 Messages of other queues keep Celery's treatment, except that none ends the worker.
 """
@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import base64
 import logging
+import threading
+import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property, wraps
+from queue import SimpleQueue
 from typing import Any
 
 import redis
@@ -24,7 +27,8 @@ from celery import bootsteps
 from ..config import settings_of
 from ..dead_letters.report import Reporter
 from ..dead_letters.store import DeadLetter, DeadLetterStore
-from ..delivery.state import Keys, connect
+from ..delivery.redis_errors import reason_of
+from ..delivery.state import Keys, shared_client
 from ..message import goal_queue
 
 __all__ = ["Malformed"]
@@ -45,6 +49,8 @@ class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(consumer, **options)
         self.app = consumer.app
         self._consumer = consumer
+        self._unburied: SimpleQueue[tuple[Any, str]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
         for name, position in (
             ("on_unknown_message", 1),
             ("on_unknown_task", 1),
@@ -64,7 +70,7 @@ class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
 
     @cached_property
     def _state(self) -> redis.Redis:
-        return connect(settings_of(self.app))
+        return shared_client(settings_of(self.app))
 
     @cached_property
     def _store(self) -> DeadLetterStore:
@@ -120,17 +126,31 @@ class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
         return where.get("queue", where.get("routing_key")) in (queue.name, queue.routing_key)
 
     def _bury(self, message: Any, fault: str) -> None:
-        """Write the letter, then acknowledge the message; later, if Redis is away."""
-        try:
-            letter = self._letter(message, fault)
-            self._store.put(letter)
-        except redis.RedisError as error:
-            logger.warning("holding a malformed message: %s", type(error).__name__)
-            self._consumer.timer.call_after(_AGAIN_SECONDS, self._bury, (message, fault))
-            return
+        """Have a letter written, and then the message acknowledged."""
+        self._unburied.put((message, fault))
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._write_letters, name="ninja_tasks-malformed", daemon=True
+            )
+            self._thread.start()
+
+    def _write_letters(self) -> None:
+        while True:
+            message, fault = self._unburied.get()
+            try:
+                self._write_letter(message, fault)
+            except Exception as error:  # noqa: BLE001 (the message is held, and must not be forgotten)
+                logger.warning("holding a malformed message: %s", reason_of(error))
+                self._unburied.put((message, fault))
+                time.sleep(_AGAIN_SECONDS)
+
+    def _write_letter(self, message: Any, fault: str) -> None:
+        letter = self._letter(message, fault)
+        self._store.put(letter)
         logger.error("a malformed message became a dead letter: %s", letter.delivery_id)
         self._reporter.tell(letter, self._store)
-        message.ack_log_error(logger, self._consumer.connection_errors)
+        consumer = self._consumer
+        consumer.call_soon(message.ack_log_error, logger, consumer.connection_errors)
 
     def _letter(self, message: Any, fault: str) -> DeadLetter:
         raw = getattr(message, "raw", None) or _bytes(message.body)

@@ -8,8 +8,8 @@ Intake     stops taking goals from the queue while none may be sent, and starts 
 Reporter   tells Sentry what was held back when its time is over, and at the worker's end
 =========  =====================================================================================
 
-The steps run in the consumer's own loop, start again after each reconnection, and go on when Redis
-or the broker is away.
+Each step runs in a thread of its own (:mod:`ninja_tasks.worker.periodic`), starts again after each
+reconnection, and goes on when Redis or the broker is away.
 """
 
 from __future__ import annotations
@@ -19,70 +19,23 @@ from functools import cached_property
 from typing import Any
 
 import redis
-from celery import bootsteps
 from celery.signals import worker_shutdown
 
-from ..config import Settings, settings_of
 from ..dead_letters.report import Reporter as SentryReporter
 from ..delivery.gate import Gate
 from ..delivery.gate import Intake as IntakeState
 from ..delivery.parking import Parking
-from ..delivery.state import Keys, connect
+from ..delivery.redis_errors import reason_of
+from ..delivery.state import Keys, check_writes
 from ..message import goal_queue
+from .periodic import PeriodicStep
 
-__all__ = ["Intake", "Mover", "PeriodicStep", "Reporter"]
+__all__ = ["Intake", "Mover", "Reporter"]
 
 logger = logging.getLogger(__name__)
 
 _BATCH = 500
 _SOON_SECONDS = 0.01
-
-
-class PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """A step that does something again and again while the consumer is connected."""
-
-    requires = ("celery.worker.consumer.tasks:Tasks",)
-    seconds = 1.0
-
-    def __init__(self, consumer: Any, **options: Any) -> None:
-        super().__init__(consumer, **options)
-        self.app = consumer.app
-        self._timer: Any = None
-        self._troubled = False
-
-    @cached_property
-    def settings(self) -> Settings:
-        """The application's settings."""
-        return settings_of(self.app)
-
-    @cached_property
-    def state(self) -> redis.Redis:
-        """The Redis that holds state."""
-        return connect(self.settings)
-
-    def start(self, consumer: Any) -> None:
-        """Begin; called after each connection to the broker."""
-        self._run(consumer)
-
-    def stop(self, consumer: Any) -> None:
-        """End; called when the connection is lost, and at the worker's end."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def work(self, consumer: Any) -> float:
-        """Do it once, and return the seconds until the next time."""
-        raise NotImplementedError
-
-    def _run(self, consumer: Any) -> None:
-        seconds = self.seconds
-        try:
-            seconds = self.work(consumer)
-            self._troubled = False
-        except Exception as error:  # noqa: BLE001 (a step that ends would leave goals waiting)
-            if not self._troubled:
-                logger.warning("%s goes on later: %s", self.name, type(error).__name__)
-            self._troubled = True
-        self._timer = consumer.timer.call_after(seconds, self._run, (consumer,))
 
 
 class Mover(PeriodicStep):
@@ -113,7 +66,7 @@ class Intake(PeriodicStep):
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
-        self._said: IntakeState | None = None
+        self._said: str | None = None
         self._takes_goals = False
         self._ours: bool | None = None
 
@@ -130,24 +83,36 @@ class Intake(PeriodicStep):
             super().start(consumer)
 
     def work(self, consumer: Any) -> float:
-        """Decide once."""
-        state, _seconds = self._gate.intake(consumer.hostname)
-        self._say(state)
+        """Decide once; a goal whose outcome could not be stored is better left in the queue."""
+        try:
+            state = self._ask(consumer)
+            why = self._WHY.get(state)
+        except redis.RedisError as error:
+            state, why = None, f"the Redis for state takes no writes ({reason_of(error)})"
+        if state is not IntakeState.PROBE:
+            self._say(why)
         takes_goals = state in (IntakeState.OPEN, IntakeState.PROBE)
         if takes_goals != self._takes_goals:
             self._takes_goals = takes_goals
             consumer.call_soon(_consume if takes_goals else _cancel, consumer, self.app)
         return self.seconds
 
-    def _say(self, state: IntakeState) -> None:
+    def _ask(self, consumer: Any) -> IntakeState:
+        # RabbitMQ may drop a message that comes back too often. From a full Redis goals are taken
+        # all the same: where it is the broker too, each delivery frees memory.
+        gives_back_freely = consumer.connection.transport.driver_type == "redis"
+        check_writes(self.state, Keys(self.settings.key_prefix), if_full=gives_back_freely)
+        return self._gate.intake(consumer.hostname)[0]
+
+    def _say(self, why: str | None) -> None:
         """Write one line when goals are no longer taken, and one when they are again."""
-        if state is IntakeState.PROBE or state is self._said:
+        if why == self._said:
             return
-        if state in self._WHY:
-            logger.warning("not taking goals: %s", self._WHY[state])
-        elif self._said in self._WHY:
+        if why is not None:
+            logger.warning("not taking goals: %s", why)
+        else:
             logger.warning("taking goals again")
-        self._said = state
+        self._said = why
 
 
 class Reporter(PeriodicStep):
@@ -174,12 +139,15 @@ class Reporter(PeriodicStep):
         try:
             self._reporter.tell_overdue(everything=True)
         except redis.RedisError as error:
-            logger.warning("Sentry was not told of the last letters: %s", type(error).__name__)
+            logger.warning("Sentry was not told of the last letters: %s", reason_of(error))
 
 
 def _consume(consumer: Any, app: Any) -> None:
     # Celery's add_task_queue does the same and writes a line, too many of them with a low limit.
     queue = app.amqp.queues.select_add(goal_queue(app))
+    if consumer.task_consumer is None:
+        # A connection that is being made consumes what is selected.
+        return
     if not consumer.task_consumer.consuming_from(queue.name):
         consumer.task_consumer.add_queue(queue)
         consumer.task_consumer.consume()
@@ -188,4 +156,5 @@ def _consume(consumer: Any, app: Any) -> None:
 def _cancel(consumer: Any, app: Any) -> None:
     name = goal_queue(app).name
     app.amqp.queues.deselect(name)
-    consumer.task_consumer.cancel_by_queue(name)
+    if consumer.task_consumer is not None:
+        consumer.task_consumer.cancel_by_queue(name)

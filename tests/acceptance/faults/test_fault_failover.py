@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 RUNS = size(1, 4)
 GOALS = size(60, 400)
-_WRONG_SECONDS = 4.0
+_ALIVE_SECONDS = 2.0
 _RESUME_SECONDS = 10.0
 
 
@@ -84,16 +85,21 @@ def delivers(worker: Worker) -> Callable[[], bool]:
 
 
 @pytest.mark.timeout(900)
-def test_workers_follow_an_address_that_moves(
-    fleet: Fleet, sides: Sides, fault: Callable[..., None]
+def test_workers_follow_an_address_that_moves_and_are_not_alive_before_it_does(
+    fleet: Fleet, sides: Sides, tmp_path: Path, fault: Callable[..., None]
 ) -> None:
     fleet = moved(fleet, sides)
     fleet.api.default = Answer(delay_seconds=0.1)
+    files = {pool: tmp_path / pool for pool in ("threads", "prefork")}
     workers = [
         worker
-        for pool in ("threads", "prefork")
-        for worker in fleet.start(pool=pool, concurrency=4, rate_limit="none")
+        for pool, file in files.items()
+        for worker in fleet.start(
+            pool=pool, concurrency=4, rate_limit="none", liveness_file=str(file)
+        )
     ]
+    for file in files.values():
+        wait_until(file.exists, "a liveness file")
     ids: list[str] = []
     longest = 0.0
     for _ in range(RUNS):
@@ -103,13 +109,17 @@ def test_workers_follow_an_address_that_moves(
         sides.change()
         stuck = time.time()
         fleet = replace(fleet, broker=sides.primary, workers=fleet.workers)
-        wait_until(lambda stuck=stuck: time.time() > stuck + _WRONG_SECONDS, "some rounds")
+        wait_until(lambda stuck=stuck: time.time() > stuck + 3 * _ALIVE_SECONDS, "some rounds")
+        for file in files.values():
+            assert file.stat().st_mtime < stuck + 1.0, "alive on a Redis that takes no writes"
         sides.move_address()
         back = time.monotonic()
         ids += fleet.enqueue(GOALS)
         fresh = [delivers(worker) for worker in workers]
         wait_until(lambda fresh=fresh: all(one() for one in fresh), "both to resume")
         longest = max(longest, time.monotonic() - back)
+        for file in files.values():
+            wait_until(lambda file=file: time.time() - file.stat().st_mtime < 1.0, "to be alive")
     fates = fleet.wait_for_fates(ids)
     fault(f"Redis failed over behind one address, {RUNS} times", fates, longest)
     fleet.stop()
