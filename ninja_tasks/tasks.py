@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import shared_task
 
-from .dead_letters.burial import Cause, bury
+from .dead_letters.burial import Cause, bury, give_up
 from .dead_letters.report import report_breaker
 from .delivery.endings import DELIVERED, ENDINGS
 from .delivery.gate import Answer
@@ -40,10 +40,10 @@ def reach_goal(self: DeliveryTask, *args: Any, **kwargs: Any) -> str:
         admission = self.admit(payload, record)
         record = admission.record
         if admission.answer is not Answer.GO:
-            bury(self, Cause.of_answer(admission.answer), record, payload)
+            give_up(self, admission, payload)
         attempt = self.api.post(payload, record.delivery_id)
         record = record.after(attempt)
-        self.settle(payload, record, attempt, report_breaker)
+        record = self.settle(payload, record, attempt, report_breaker)
         verdict = self.verdict(record, attempt)
         if verdict is Verdict.RETRY:
             raise transient_error(attempt)

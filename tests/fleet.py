@@ -19,7 +19,7 @@ from celery import Celery
 from stack import Kent, Worker, clean_environment, wait_until
 
 from ninja_tasks import enqueue_goals, install
-from ninja_tasks.dead_letters.store import DeadLetterStore
+from ninja_tasks.dead_letters.store import DeadLetter, DeadLetterStore
 from ninja_tasks.delivery.state import Keys
 from ninja_tasks.status import Statistics, statistics
 from ninja_tasks.testing import EmbeddedServer, FakeSalesNinja, embedded_server
@@ -121,6 +121,12 @@ class Fleet:
         with redis.Redis.from_url(self.broker.url, decode_responses=True) as client:
             store = DeadLetterStore(client, Keys("ninja:"))
             return {one.letter.delivery_id: one.letter.reason for one in store.newest()}
+
+    def letter(self, delivery_id: str) -> DeadLetter:
+        with redis.Redis.from_url(self.broker.url, decode_responses=True) as client:
+            stored = DeadLetterStore(client, Keys("ninja:")).get(delivery_id)
+        assert stored is not None
+        return stored.letter
 
     def wait_for_fates(self, ids: Collection[str], timeout_seconds: float = 60) -> Fates:
         """Wait until each goal is delivered or dead, and count; what is neither then is lost."""

@@ -142,7 +142,7 @@ def discard(
     store = _store(ctx)
     letters = _selected(store, delivery_ids, everything=everything, reason=reason)
     confirm("Delete these dead letters for good?", yes=yes)
-    discarded = sum(store.remove(*batch) for batch in batches(letters, _DISCARD_BATCH))
+    discarded = sum(store.discard(*batch) for batch in batches(letters, _DISCARD_BATCH))
     say(f"discarded: {discarded}")
 
 

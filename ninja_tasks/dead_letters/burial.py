@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -10,8 +11,8 @@ from typing import Any, NoReturn
 import redis
 from celery.exceptions import Reject
 
-from ..delivery.endings import Unwritable
-from ..delivery.gate import Answer
+from ..delivery.endings import Elsewhere, Unwritable
+from ..delivery.gate import Admission, Answer
 from ..delivery.outcomes import Attempt
 from ..delivery.record import DeliveryRecord
 from ..delivery.state import Keys, until_stored
@@ -21,7 +22,9 @@ from ..goals import dated
 from .report import Reporter
 from .store import DeadLetter, DeadLetterStore
 
-__all__ = ["Cause", "bury", "letter_of"]
+__all__ = ["Cause", "bury", "give_up", "letter_of"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,6 @@ class Cause:
     error_class: str
     status: int | None = None
     excerpt: str = ""
-
-    @classmethod
-    def of_answer(cls, answer: Answer) -> Cause:
-        """Return the cause that made the gate give a goal up."""
-        return _CAUSES[answer]
 
     @classmethod
     def of_unforeseen(cls, error: Exception) -> Cause:
@@ -82,19 +80,47 @@ def bury(task: DeliveryTask, cause: Cause, record: DeliveryRecord, payload: Any)
 
     Raises:
         DeadLettered: when the letter is stored; Celery acknowledges the message after it.
+        Elsewhere: if the goal is delivered, or has a letter that says more.
         Unwritable: if the letter cannot be written; the worker then stores the message's bytes.
         celery.exceptions.Reject: if Redis does not take it; the message goes back.
     """
     store, reporter = _offices(task.state, task.settings.key_prefix)
     try:
         letter = letter_of(cause, record, payload, task.request.hostname)
-        until_stored(lambda: store.put(letter), letter.delivery_id)
+        is_written = until_stored(lambda: store.put(letter), letter.delivery_id)
     except Reject:
         raise
     except Exception as error:
         raise Unwritable(type(error).__name__) from error
+    if not is_written:
+        logger.info("goal %s has its outcome already", letter.delivery_id)
+        raise Elsewhere
     reporter.tell(letter, store)
     raise DeadLettered(letter.delivery_id, letter.reason)
+
+
+def give_up(task: DeliveryTask, admission: Admission, payload: Any) -> NoReturn:
+    """Give up a goal that may not be sent any more, or is dead already.
+
+    Args:
+        task: the running task.
+        admission: what the gate said.
+        payload: the body of the goal as it came.
+
+    Raises:
+        DeadLettered, Elsewhere, Unwritable, celery.exceptions.Reject: as :func:`bury`.
+    """
+    if admission.answer is Answer.DEAD:
+        _leave_buried(task, admission.record.delivery_id)
+    bury(task, _CAUSES[admission.answer], admission.record, payload)
+
+
+def _leave_buried(task: DeliveryTask, delivery_id: str) -> NoReturn:
+    """Note in a dead letter that another message for its goal came, which is not sent."""
+    store, _reporter = _offices(task.state, task.settings.key_prefix)
+    until_stored(lambda: store.note_copy(delivery_id), delivery_id)
+    logger.info("goal %s is dead, and is not sent again until it is replayed", delivery_id)
+    raise Elsewhere
 
 
 @cache

@@ -1,16 +1,17 @@
 """The store of dead letters: one JSON document for each in Redis, in the order of their deaths.
 
-Nothing evicts a dead letter but a person. A letter has its goal's delivery id, so a goal that dies
-twice has one letter, the later one. A document that cannot be read does not stand in the way of the
-others: it is shown as ``malformed`` with its bytes, and can be discarded.
+Nothing evicts a dead letter but a person. A goal has one letter, which has its delivery id. It is
+replaced only by one that says more: of a later replay, or of more attempts. A document that cannot
+be read does not stand in the way of the others: it is shown as ``malformed`` with its bytes, and
+can be discarded.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import redis
@@ -68,6 +69,8 @@ class DeadLetter:
         replays: how often the goal was replayed before it died this time.
         raw: bytes in base64 of what was malformed, the message or this letter, else ``None``.
         others: headers of the message that another version of this package has set.
+        copies: how many messages for this goal came later; they were not sent.
+        last_copy_at: when the last of them came.
     """
 
     delivery_id: str
@@ -91,6 +94,8 @@ class DeadLetter:
     replays: int = 0
     raw: str | None = field(default=None, repr=False)
     others: Mapping[str, Any] = field(default_factory=dict)
+    copies: int = 0
+    last_copy_at: str | None = None
 
     @classmethod
     def from_document(cls, document: str, delivery_id: str) -> DeadLetter:
@@ -166,16 +171,36 @@ class DeadLetterStore:
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
+        self._put: Callable[..., Any] = registered(client, "put_letter")
         self._remove_unchanged: Callable[..., Any] = registered(client, "remove_letters")
         self._replace_unchanged: Callable[..., Any] = registered(client, "replace_letter")
 
-    def put(self, letter: DeadLetter) -> None:
-        """Write a letter; one with the same delivery id is overwritten."""
+    def put(self, letter: DeadLetter) -> bool:
+        """Write a letter, and return whether it is there; safe to repeat.
+
+        It is not written if its goal is delivered, or has a letter that says more.
+        """
         died_at = datetime.fromisoformat(letter.died_at).timestamp() if letter.died_at else 0.0
-        with self._client.pipeline() as pipeline:
-            pipeline.hset(self._keys.letters, letter.delivery_id, _document(letter))
-            pipeline.zadd(self._keys.letter_times, {letter.delivery_id: died_at})
-            pipeline.execute()
+        name = letter.delivery_id
+        said = self._put(
+            keys=[self._keys.letters, self._keys.letter_times, self._keys.page(name)],
+            args=[name, _document(letter), died_at, letter.replays, letter.attempts],
+        )
+        return str(said) == "written"
+
+    def note_copy(self, delivery_id: str) -> None:
+        """Write into a letter that another message for its goal came, unless it has changed."""
+        stored = self.get(delivery_id)
+        if stored is None or not stored.is_readable:
+            return
+        letter = stored.letter
+        noted = replace(
+            letter, copies=letter.copies + 1, last_copy_at=datetime.now(UTC).isoformat()
+        )
+        self._replace_unchanged(
+            keys=[self._keys.letters],
+            args=[delivery_id, as_stored(stored.document), _document(noted)],
+        )
 
     def note_event(self, letter: DeadLetter, event_id: str) -> None:
         """Write into a letter which Sentry event told of it, unless the letter has changed."""
@@ -206,13 +231,23 @@ class DeadLetterStore:
 
     def remove(self, *stored: StoredLetter) -> int:
         """Remove letters that are still as they were read, and return how many that were."""
+        return self._remove(stored, ())
+
+    def discard(self, *stored: StoredLetter) -> int:
+        """Remove letters like :meth:`remove`; their goals may be enqueued as new ones.
+
+        That they may have been counted stays known.
+        """
+        return self._remove(stored, [self._keys.page(one.letter.delivery_id) for one in stored])
+
+    def _remove(self, stored: Sequence[StoredLetter], pages: Sequence[str]) -> int:
         if not stored:
             return 0
         pairs = [
             part for one in stored for part in (one.letter.delivery_id, as_stored(one.document))
         ]
         removed: int = self._remove_unchanged(
-            keys=[self._keys.letters, self._keys.letter_times], args=pairs
+            keys=[self._keys.letters, self._keys.letter_times, *pages], args=pairs
         )
         return removed
 

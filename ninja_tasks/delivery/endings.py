@@ -9,7 +9,7 @@ the task                     what is stored
 returned :data:`DELIVERED`   the ledger says that the goal is delivered
 raised ``DeadLettered``      a dead letter
 raised :class:`Parked`       the goal, parked in Redis
-raised :class:`Elsewhere`    another copy of the goal is delivered or parked already
+raised :class:`Elsewhere`    another copy of the goal is delivered, dead or parked already
 ===========================  =======================================================
 
 Anything else (an exception that nobody foresaw, a time limit, a lost or killed process, a greenlet
@@ -46,7 +46,7 @@ class Parked(Retry):  # type: ignore[misc]
 
 
 class Elsewhere(Ignore):  # type: ignore[misc]
-    """Raised when another copy of the goal is delivered or parked, so this one is done."""
+    """Raised when another copy of the goal is delivered, dead or parked, so this one is done."""
 
 
 class Unwritable(Reject):  # type: ignore[misc]

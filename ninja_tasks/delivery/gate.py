@@ -1,8 +1,9 @@
 """The gate: may a goal be sent now, and what came of it. One round trip for each question.
 
-``admit`` asks before an attempt. It looks, in this order, whether the goal is delivered, is being
-sent by another worker, or is parked; whether it has been given up; whether delivery is paused, held
-by the API (``Retry-After``) or stopped by the breaker; and when the shared limit has a slot for it.
+``admit`` asks before an attempt. It looks, in this order, whether the goal is delivered, is dead,
+is being sent by another worker, or is parked; whether it is to be given up; whether delivery is
+paused, held by the API (``Retry-After``) or stopped by the breaker; and when the shared limit has a
+slot for it.
 If it may go, it is claimed for this process, so that two copies of a goal never go at once. A claim
 ends with ``settle``. One whose process is no longer alive (or after ten minutes) means that the
 worker was lost, and that the goal may have been counted; after three in a row it is given up.
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,6 +64,8 @@ _LONGEST_CLAIM_SECONDS = 600.0
 _MOST_LOSSES = 3
 #: A goal that comes later than this to its slot has lost it, or late ones would add up to a burst.
 _SLOT_LATENESS_MILLISECONDS = 250
+#: A worker that cannot store a dead letter for so long leaves its goal to others.
+_BURIAL_MILLISECONDS = 30_000
 #: For what happens between the claim and the request, and after the last byte of an answer.
 _PROBE_MARGIN_SECONDS = 10.0
 _LONGEST_COOLDOWN_SECONDS = 60.0
@@ -77,6 +80,7 @@ class Answer(StrEnum):
 
     GO = "go"
     DELIVERED = "delivered"
+    DEAD = "dead"
     PARKED = "parked"
     BUSY = "busy"
     EXPIRED = "expired"
@@ -113,6 +117,21 @@ class Admission:
     answer: Answer
     record: DeliveryRecord
     wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the ledger says after an attempt.
+
+    Attributes:
+        news: of the breaker, ``None`` if there is none.
+        record: the goal's record, with what the ledger knows beyond it.
+        is_delivered: whether the goal is delivered, by this attempt or another.
+    """
+
+    news: BreakerNews | None
+    record: DeliveryRecord
+    is_delivered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +199,7 @@ class Gate:
         self._settle = Script(
             "settle",
             LIFE=1000 * settings.ledger_ttl_seconds,
+            BURIAL=_BURIAL_MILLISECONDS,
             THRESHOLD=settings.breaker_threshold,
             COOLDOWN=1000 * settings.breaker_cooldown_seconds,
             LONGEST_COOLDOWN=1000 * _LONGEST_COOLDOWN_SECONDS,
@@ -205,27 +225,30 @@ class Gate:
             token,
             (int(expired), int(stop_on_doubt), *_counts(record), record.replays),
         )
-        answer, wait, made, charged, doubtful, duplicate, lost_at = self.line.ask(admission)
-        if lost_at != "0":
-            record = record.with_lost_attempt(_moment(lost_at))
-        if (made, charged, doubtful, duplicate) != _counts(record):
-            record = record.merged(
-                made=made, charged=charged, doubtful=doubtful, possible_duplicate=bool(duplicate)
-            )
+        answer, wait, *counts, replays, losses = self.line.ask(admission)
+        if losses != "-":
+            lost_at = map(_moment, losses.rstrip(",").split(","))
+            record = record.with_lost_attempts(lost_at)
+        record = _merged(record, counts, replays)
         return Admission(Answer(answer), record, wait / 1000)
 
-    def settle(self, record: DeliveryRecord, attempt: Attempt, token: str) -> BreakerNews | None:
+    def settle(
+        self, record: DeliveryRecord, attempt: Attempt, token: str, *, dies: bool = False
+    ) -> Settlement:
         """Write what came of an attempt; safe to repeat.
 
         Args:
             record: with this attempt in it.
             attempt: the attempt that is over.
             token: with which the goal was admitted.
+            dies: whether a dead letter follows; until it is there, the goal is still claimed.
 
         Raises:
             redis.RedisError: if Redis did not confirm it; to be repeated then.
         """
-        return _news(self.line.ask(self._settlement(record, attempt, token)))
+        answer = self.line.ask(self._settlement(record, attempt, token, dies=dies))
+        _word, _since, delivered, *counts = answer
+        return Settlement(_news(answer), _merged(record, counts), bool(delivered))
 
     def settle_with_next(
         self,
@@ -264,11 +287,14 @@ class Gate:
                 keys.gate,
                 self._limiter,
                 keys.heartbeat(process),
+                keys.letters,
             ),
             (delivery_id, token, process, *more),
         )
 
-    def _settlement(self, record: DeliveryRecord, attempt: Attempt, token: str) -> Question:
+    def _settlement(
+        self, record: DeliveryRecord, attempt: Attempt, token: str, *, dies: bool = False
+    ) -> Question:
         keys = self._keys
         return Question(
             self._settle,
@@ -289,6 +315,7 @@ class Gate:
                 int(attempt.feeds_breaker),
                 round((attempt.retry_after_seconds or 0) * 1000),
                 _bucket(attempt.milliseconds),
+                int(dies),
             ),
         )
 
@@ -363,8 +390,22 @@ def _counts(record: DeliveryRecord) -> tuple[int, int, int, int]:
     return record.made, record.charged, record.doubtful, int(record.possible_duplicate)
 
 
-def _news(answer: tuple[str, int]) -> BreakerNews | None:
-    news, milliseconds = answer
+def _merged(record: DeliveryRecord, counts: Sequence[int], replays: int = 0) -> DeliveryRecord:
+    """Return the record with what the ledger knows beyond it."""
+    if (*counts,) == _counts(record) and replays <= record.replays:
+        return record
+    made, charged, doubtful, duplicate = counts
+    return record.merged(
+        made=made,
+        charged=charged,
+        doubtful=doubtful,
+        possible_duplicate=bool(duplicate),
+        replays=replays,
+    )
+
+
+def _news(answer: Sequence[Any]) -> BreakerNews | None:
+    news, milliseconds, *_counts = answer
     return BreakerNews(news == "recovered", milliseconds / 1000) if news else None
 
 

@@ -5,7 +5,7 @@ Between attempts the record travels in the message's headers, so it survives the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
@@ -203,23 +203,25 @@ class DeliveryRecord:
             history=self._history_with(line),
         )
 
-    def with_lost_attempt(self, at: datetime) -> DeliveryRecord:
-        """Return the record with an attempt whose worker ended before it could say what came of it.
+    def with_lost_attempts(self, moments: Iterable[datetime]) -> DeliveryRecord:
+        """Return the record with attempts whose workers ended before they could say what came.
+
+        Those that it knows already are left out. The ledger has counted them.
 
         Args:
-            at: when that worker began it.
+            moments: when those workers began them.
         """
-        line = AttemptLine(at.isoformat(), Outcome.UNKNOWN.value, None, None, "send", "WorkerLost")
-        return replace(
-            self,
-            made=self.made + 1,
-            charged=self.charged + 1,
-            doubtful=self.doubtful + 1,
-            history=self._history_with(line),
-        )
+        record = self
+        for at in moments:
+            line = AttemptLine(
+                at.isoformat(), Outcome.UNKNOWN.value, None, None, "send", "WorkerLost"
+            )
+            if line not in record.history:
+                record = replace(record, history=record._history_with(line))
+        return record
 
     def merged(
-        self, *, made: int, charged: int, doubtful: int, possible_duplicate: bool
+        self, *, made: int, charged: int, doubtful: int, possible_duplicate: bool, replays: int = 0
     ) -> DeliveryRecord:
         """Return the record with at least these counts: a message can be older than the ledger."""
         return replace(
@@ -228,6 +230,7 @@ class DeliveryRecord:
             charged=max(self.charged, charged),
             doubtful=max(self.doubtful, doubtful),
             possible_duplicate=self.possible_duplicate or possible_duplicate,
+            replays=max(self.replays, replays),
         )
 
     def _history_with(self, line: AttemptLine) -> tuple[AttemptLine, ...]:

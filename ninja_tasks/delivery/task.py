@@ -54,7 +54,7 @@ _BACK_EARLY_SECONDS = 2.5
 
 _ONLY_WORKERS = "only workers call reach_goal: put the goal on the queue with enqueue_goal"
 
-_ENDED = (Answer.GO, Answer.EXPIRED, Answer.DOUBT, Answer.EXHAUSTED, Answer.LOST)
+_ENDED = (Answer.GO, Answer.DEAD, Answer.EXPIRED, Answer.DOUBT, Answer.EXHAUSTED, Answer.LOST)
 _ELSEWHERE = (Answer.DELIVERED, Answer.PARKED)
 _WHY_HELD = {
     Answer.BUSY: "is being sent by another worker",
@@ -300,7 +300,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
             )
             admission = until_stored(ask, record.delivery_id)
             if admission.record is not record:
-                # A lost attempt is told once only, so it must not be forgotten while we wait.
+                # What the ledger knows beyond the message goes along while the goal waits.
                 record = admission.record
                 self._carry(body, record)
             if admission.answer in _ENDED:
@@ -321,8 +321,10 @@ class DeliveryTask(Task):  # type: ignore[misc]
         record: DeliveryRecord,
         attempt: Attempt,
         report: Callable[[BreakerNews | None], None],
-    ) -> None:
-        """Write down what came of an attempt; returns when it is stored.
+    ) -> DeliveryRecord:
+        """Write down what came of an attempt, and return the record with what the ledger knows.
+
+        It returns when it is stored.
 
         In a :meth:`series` a delivered goal's is stored before its message may be acknowledged,
         but maybe after this has returned.
@@ -332,14 +334,25 @@ class DeliveryTask(Task):  # type: ignore[misc]
             record: with this attempt in it.
             attempt: the attempt that is over.
             report: is told the news of the breaker, when it is stored.
+
+        Raises:
+            Elsewhere: if another worker has delivered the goal, whatever came of this attempt.
         """
         self._carry(body, record)
         series = self._series
         if series is not None and attempt.outcome is Outcome.DELIVERED:
             series.settle(record, attempt, self.request.token, report)
         else:
-            write = partial(self.gate.settle, record, attempt, self.request.token)
-            report(until_stored(write, record.delivery_id))
+            dies = self.verdict(record, attempt) not in (Verdict.DELIVERED, Verdict.RETRY)
+            write = partial(self.gate.settle, record, attempt, self.request.token, dies=dies)
+            settled = until_stored(write, record.delivery_id)
+            report(settled.news)
+            record = settled.record
+            self._carry(body, record)
+            if settled.is_delivered and attempt.outcome is not Outcome.DELIVERED:
+                logger.info("goal %s was delivered by another worker", record.delivery_id)
+                raise Elsewhere
+        return record
 
     @contextmanager
     def series(self, on_confirmed: Callable[[], None]) -> Iterator[Series]:

@@ -48,7 +48,8 @@ class Rig:
 
     def lose_worker(self) -> Rig:
         """Let the heartbeats of all processes end."""
-        self.client.delete(*self.client.keys("ninja:w:*"))
+        if heartbeats := self.client.keys("ninja:w:*"):
+            self.client.delete(*heartbeats)
         return self
 
     def later(self, milliseconds: float) -> Rig:
@@ -73,7 +74,7 @@ class Rig:
     ) -> Any:
         attempt = Attempt(outcome, MOMENT, 12, **details)
         done = (record or replace(RECORD, delivery_id=name)).after(attempt)
-        return self.gate.settle(done, attempt, token or f"t-{name}")
+        return self.gate.settle(done, attempt, token or f"t-{name}").news
 
     def fail(self, times: int) -> None:
         for number in range(times):

@@ -1,25 +1,28 @@
 -- May this goal be sent now? Claims it if so.
--- KEYS: page, times of parked goals, gate, limiter, heartbeat of this process
+-- KEYS: page, times of parked goals, gate, limiter, heartbeat of this process, letters
 -- ARGV: delivery id, token, this process, expired, stop on doubt, then of the message: made, charged,
 --       doubtful, possible duplicate, replays
 -- Constants: LEASE, LIFE (of a page), INTERVAL (0: no limit), TOLERANCE, LATENESS (of a slot),
 --       HEARTBEAT_LIFE and PROBE (until another goal may try an API that fails), all in ms;
 --       MAX_ATTEMPTS; MOST_LOSSES (how often a worker may be lost)
--- Returns: answer, milliseconds to wait, made, charged, doubtful, possible duplicate, lost at ms
+-- Returns: answer, milliseconds to wait, made, charged, doubtful, possible duplicate, replays,
+--          when its workers were lost since the last answer
 write_although_full(KEYS[3])
 local now = now_ms()
 local token, process = ARGV[2], ARGV[3]
 -- A claim must outlive its lease, or nobody would know that its worker was lost.
 local life = math.max(LIFE, 2 * LEASE)
 local page = read_page(KEYS[1])
-local lost_at = 0
-
 local function answer(word, wait)
   return {word, math.ceil(wait or 0), page.made, page.charged, page.doubtful, page.duplicate,
-          string.format('%.0f', lost_at)}
+          page.replays, page.losses}
 end
 
 if page.delivered then return answer('delivered') end
+local replays = tonumber(ARGV[10])
+-- One outcome until a person replays it: whatever comes of this goal otherwise is a later copy.
+local letter = read_letter(KEYS[#KEYS], ARGV[1])
+if letter and letter.is_of_sent_goal and replays <= letter.replays then return answer('dead') end
 local others = page.lease_until > 0 and page.token ~= token
 if others and page.lease_until > now then
   local alive = 0
@@ -29,21 +32,22 @@ if others and page.lease_until > now then
 end
 -- A whole number is a parked goal, so this message is an old copy of it; the mover's claims are not whole.
 local due = redis.call('ZSCORE', KEYS[2], ARGV[1])
-if due and tonumber(due) % 1 == 0 then return answer('parked') end
+if due and tonumber(due) % 1 == 0 and replays <= math.max(page.replays, 0) then return answer('parked') end
 
-local replays = tonumber(ARGV[10])
 local counts = {made = tonumber(ARGV[6]), charged = tonumber(ARGV[7]), doubtful = tonumber(ARGV[8]),
                 duplicate = tonumber(ARGV[9])}
 for name, value in pairs(counts) do
   -- What a person replays carries the counts that now hold; any other message can be an old copy.
   if replays > page.replays or value > page[name] then page[name] = value end
 end
-if replays > page.replays then page.lost = 0 end
+if replays > page.replays then page.lost, page.losses = 0, '-' end
 page.replays = math.max(page.replays, replays)
 if others and page.claimed_at > 0 then
-  lost_at = page.claimed_at
+  -- The second of two that may have reached the API.
+  if page.doubtful > 0 then page.duplicate = 1 end
   page.made, page.charged, page.doubtful = page.made + 1, page.charged + 1, page.doubtful + 1
   page.lease_until, page.lost = 0, page.lost + 1
+  page.losses = (page.losses == '-' and '' or page.losses) .. string.format('%.0f,', page.claimed_at)
   write_page(KEYS[1], page, life)
 end
 if page.lost >= MOST_LOSSES then return answer('lost') end

@@ -1,26 +1,46 @@
 -- Writes what came of an attempt: page, breaker, hold, counters, latency.
 -- KEYS: page, gate, counters, latencies, letters, times of letters
 -- ARGV: delivery id, token, outcome, made, charged, doubtful, possible duplicate, replays,
---       feeds the breaker, hold ms, latency bucket
--- Constants: LIFE (of a page), COOLDOWN (the first), LONGEST_COOLDOWN, LONG_OUTAGE, all in ms;
---       THRESHOLD
--- Returns: news of the breaker ('', 'ailing' or 'recovered'), ms since it opened
+--       feeds the breaker, hold ms, latency bucket, whether a dead letter follows
+-- Constants: LIFE (of a page), BURIAL (how long a letter may take), COOLDOWN (the first), LONGEST_COOLDOWN,
+--       LONG_OUTAGE, all in ms; THRESHOLD
+-- Returns: news of the breaker ('', 'ailing' or 'recovered'), ms since it opened; then of the page:
+--          delivered, made, charged, doubtful, possible duplicate
 write_although_full(KEYS[2])
 local now = now_ms()
 local token, outcome = ARGV[2], ARGV[3]
 local page = read_page(KEYS[1])
--- The answer to the first of two equal calls was lost.
-if page.token == token and page.lease_until == 0 then return {'', 0} end
+local made, charged, doubtful = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local duplicate, replays, dies = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[12] == '1'
+local is_own, is_known = page.token == token, page.delivered or page.replays >= 0
+local may_have_counted = outcome == 'delivered' or outcome == 'unknown'
 
-if outcome == 'delivered' then
-  local at, duplicate, made = string.format('%.0f', now), tonumber(ARGV[7]), tonumber(ARGV[4])
-  if page.delivered then at, duplicate, made = page.at, 1, math.max(made, page.made) end
-  redis.call('SET', KEYS[1], string.format('d %s %d %d %s', at, made, duplicate, token), 'PX', LIFE)
+local function answer(news, since)
+  return {news, math.ceil(since), page.delivered and 1 or 0, page.made, page.charged, page.doubtful, page.duplicate}
+end
+
+-- The answer to the first of two equal calls was lost.
+if is_own and (page.lease_until == 0 or page.claimed_at == -1) then return answer('', 0) end
+
+local is_others_claim = not is_own and page.lease_until > 0
+page.duplicate = math.max(page.duplicate, duplicate)
+-- Another worker has taken this goal over meanwhile, so it was sent twice.
+if not is_own and is_known and may_have_counted then page.duplicate = 1 end
+page.made = math.max(page.made + (is_others_claim and 1 or 0), made)
+
+if outcome == 'delivered' or page.delivered then
+  page.delivered, page.at = true, page.at or string.format('%.0f', now)
+  redis.call('SET', KEYS[1], string.format('d %s %d %d %s', page.at, page.made, page.duplicate, token), 'PX', LIFE)
   redis.call('HDEL', KEYS[5], ARGV[1])
   redis.call('ZREM', KEYS[6], ARGV[1])
-elseif not page.delivered and (page.token == token or page.lease_until == 0) then
-  write_page(KEYS[1], {made = ARGV[4], charged = ARGV[5], doubtful = ARGV[6], duplicate = ARGV[7],
-    replays = ARGV[8], slot = 0, token = token, claimed_at = page.claimed_at, lease_until = 0, owner = '-', lost = 0}, LIFE)
+elseif not is_others_claim then
+  -- An attempt from before a replay is charged no more.
+  if replays >= page.replays then page.charged = math.max(page.charged, charged) end
+  page.doubtful, page.replays = math.max(page.doubtful, doubtful), math.max(page.replays, replays)
+  page.token, page.lease_until, page.lost, page.losses = token, 0, 0, '-'
+  -- The claim goes on until the letter is there, or a copy would find neither.
+  if dies then page.claimed_at, page.lease_until = -1, now + BURIAL else page.owner = '-' end
+  write_page(KEYS[1], page, math.max(LIFE, 2 * BURIAL))
 end
 
 redis.call('HINCRBY', KEYS[3], 'attempts', 1)
@@ -44,7 +64,7 @@ if outcome == 'delivered' or outcome == 'rejected' then
     redis.call('HDEL', KEYS[2], 'opened_at', 'open_until', 'cooldown', 'probe', 'probe_until', 'told', 'turn', 'turn_until')
   end
   if gate[4] then redis.call('HDEL', KEYS[2], 'failures') end
-  if gate[6] then return {'recovered', math.ceil(now - opened_at)} end
+  if gate[6] then return answer('recovered', now - opened_at) end
 elseif ARGV[9] ~= '1' then
   -- The API asks for patience: it is well, but whether it takes goals is for another probe to find out.
   if gate[2] == token then redis.call('HDEL', KEYS[2], 'probe', 'probe_until') end
@@ -59,7 +79,7 @@ elseif gate[2] == token then
   open(math.min(tonumber(gate[3]) * 2, math.max(LONGEST_COOLDOWN, COOLDOWN)))
   if not gate[6] and now - opened_at >= LONG_OUTAGE then
     redis.call('HSET', KEYS[2], 'told', 1)
-    return {'ailing', math.ceil(now - opened_at)}
+    return answer('ailing', now - opened_at)
   end
 end
-return {'', 0}
+return answer('', 0)

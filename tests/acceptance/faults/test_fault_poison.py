@@ -37,4 +37,7 @@ def test_a_goal_that_kills_its_worker_three_times_becomes_a_dead_letter(
     fault(f"a goal that kills its worker ({pool})", fates)
     assert fates.lost == 0
     assert fleet.letters() == {poison: "worker_lost"}
+    letter = fleet.letter(poison)
+    assert (letter.attempts, letter.possible_duplicate) == (3, True)
+    assert [line.error for line in letter.history] == ["WorkerLost"] * 3
     assert good in fates.delivered_at
