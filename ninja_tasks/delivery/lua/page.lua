@@ -34,7 +34,7 @@ local function read_page(key)
   page.duplicate, page.replays = number(5), number(6)
   page.slot, page.token = number(7), words[8] or '-'
   page.claimed_at, page.lease_until = number(9), number(10)
-  page.owner, page.lost, page.losses = words[11] or '-', number(12), words[13] or '-'
+  page.owner, page.lost, page.losses = words[11] or '-', number(12), string.match(words[13] or '', '^[%d,]+$') or '-'
   return page
 end
 
