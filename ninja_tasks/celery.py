@@ -50,7 +50,8 @@ _OWN_DEFAULTS = {
     "task_create_missing_queues": False,
     "accept_content": ["json"],
 }
-
+_ALL_DEFAULTS = {**_DEFAULTS, **_OWN_DEFAULTS}
+_ROUTE = {TASK_NAME: {"queue": QUEUE_NAME}}
 
 #: The crash-safe transport by the scheme of the broker's address.
 _TRANSPORTS = {
@@ -81,7 +82,7 @@ def install(app: Celery) -> Celery:
     their own, unless ``-Q`` names others. From a Redis they take the messages of all their queues
     by the crash-safe transport, unless the setting ``transport`` says otherwise. The application's
     own settings win over the defaults that this adds. May be called before or after it is
-    configured.
+    configured, more than once, and for several applications of a process.
 
     Args:
         app: the application.
@@ -89,10 +90,10 @@ def install(app: Celery) -> Celery:
     Returns:
         The same application.
     """
+    # Celery sends it again whenever it reads the configuration anew.
+    app.on_after_configure.connect(_configure, weak=False)
     if app.configured:
         _configure(app, app.conf)
-    else:
-        app.on_after_configure.connect(_configure, weak=False)
     app.steps["consumer"].update(_STEPS)
     import_modules.connect(_prepare_worker, sender=app, weak=False)
     celeryd_after_setup.connect(_check_worker, weak=False)
@@ -101,14 +102,25 @@ def install(app: Celery) -> Celery:
 
 
 def _configure(sender: Celery, source: Any, **signal: Any) -> None:
-    """Add the defaults and the route to an application's configuration."""
-    own = _OWN_DEFAULTS if sender.main == __package__ else {}
-    # Celery's add_defaults would put these above the settings of a configuration module.
-    source.maps.insert(-1, {**_DEFAULTS, **own})
+    """Add the defaults and the route to an application's configuration, unless they are there."""
+    defaults = _ALL_DEFAULTS if sender.main == __package__ else _DEFAULTS
+    if not any(one is defaults for one in source.maps):
+        # Celery's add_defaults would put these above the settings of a configuration module.
+        source.maps.insert(-1, defaults)
+        source.bind_to(lambda *_names, **_values: _configure(sender, source))
     routes = source.task_routes or ()
     if isinstance(routes, str) or not isinstance(routes, Sequence):
         routes = (routes,)
-    source.task_routes = ({TASK_NAME: {"queue": QUEUE_NAME}}, *routes)
+    if _ROUTE not in routes:
+        source.task_routes = (_ROUTE, *routes)
+        _forget_routes(sender)
+
+
+def _forget_routes(app: Celery) -> None:
+    """Let an application that has published already look at its routes again."""
+    if "amqp" in vars(app):
+        app.amqp.flush_routes()
+        app.amqp.router = app.amqp.Router()
 
 
 def _prepare_worker(sender: Celery, **signal: Any) -> None:

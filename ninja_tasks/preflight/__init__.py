@@ -7,6 +7,7 @@ be seen from here is said to be unknown, and no text holds a password.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +25,9 @@ from .api import look_at_api
 from .application import judge_application
 from .finding import FAULT, OK, WARNING, Finding, without_secrets
 from .people import judge_sentry, look_for_workers
-from .rabbitmq import look_at_queue
+from .rabbitmq import CONFIRMATIONS, judge_confirmations, look_at_queue
 from .server import RedisFacts, facts_of, judge_server
+from .settings import look_for_unread_settings
 from .transport import judge_transport
 
 __all__ = ["FAULT", "OK", "WARNING", "Finding", "preflight", "report_at_start"]
@@ -95,6 +97,8 @@ def preflight(
         ),
         *seen["api"].findings,
         *judge_application(app),
+        *([judge_confirmations(app)] if broker_kind == "amqp" else []),
+        *look_for_unread_settings(app, os.environ),
         judge_sentry(settings),
         *([look_for_workers(app)] if workers else []),
     ]
@@ -118,9 +122,10 @@ def report_at_start(app: Celery) -> None:
         logger.warning("the set-up was not checked: %s", type(error).__name__)
         return
     for one in findings:
-        if one.level != OK:
+        # What is sent from elsewhere is no reason against this worker.
+        if one.level != OK and one.name != CONFIRMATIONS:
             logger.warning("%s (%s): %s; %s", one.level, one.name, one.message, one.remedy)
-    faults = [one.name for one in findings if one.level == FAULT]
+    faults = [one.name for one in findings if one.level == FAULT and one.name != CONFIRMATIONS]
     if strict and faults:
         logger.error("not starting, because ninja_strict is on: mend %s", ", ".join(faults))
         raise SystemExit(1)

@@ -6,11 +6,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from celery import Celery
 from kombu import Queue
 
 from .finding import FAULT, OK, WARNING, Finding
 
-__all__ = ["judge_undelivered", "look_at_queue"]
+__all__ = ["CONFIRMATIONS", "judge_confirmations", "judge_undelivered", "look_at_queue"]
+
+#: Name of the finding about what the application publishes by itself.
+CONFIRMATIONS = "broker.confirmations"
 
 #: From this version on, a quorum queue has a delivery limit where none is set.
 _LIMITS_BY_DEFAULT, _DEFAULT_LIMIT = 4, 20
@@ -32,6 +36,30 @@ def look_at_queue(connection: Any, queue: Queue) -> Iterator[Finding]:
         yield judge_undelivered(arguments, version)
     else:
         yield _dead_letter_exchange(connection, exchange)
+
+
+def judge_confirmations(app: Celery) -> Finding:
+    """Return what is to be said of messages that the application publishes by itself.
+
+    What this package publishes is confirmed, whatever the application's options are.
+    """
+    if app.main == "ninja_tasks":
+        return Finding(
+            OK,
+            CONFIRMATIONS,
+            "RabbitMQ confirms what this package publishes; whether it confirms what other "
+            "applications send by send_task cannot be seen from here",
+        )
+    if (app.conf.broker_transport_options or {}).get("confirm_publish"):
+        return Finding(OK, CONFIRMATIONS, "RabbitMQ confirms what this application publishes")
+    return Finding(
+        FAULT,
+        CONFIRMATIONS,
+        "RabbitMQ does not confirm what this application publishes by itself, so goals that it "
+        "sends by a bare send_task vanish without an error when a node dies; those of "
+        "enqueue_goal and enqueue_goals are confirmed",
+        'set broker_transport_options = {"confirm_publish": True}',
+    )
 
 
 def judge_undelivered(arguments: Mapping[str, Any], version: str) -> Finding:

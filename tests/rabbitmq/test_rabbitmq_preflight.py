@@ -11,7 +11,7 @@ from kombu import Connection, Exchange, Queue
 from stack import free_port
 
 from ninja_tasks import install
-from ninja_tasks.preflight import Finding, preflight
+from ninja_tasks.preflight import Finding, preflight, report_at_start
 from ninja_tasks.testing import EmbeddedServer, FakeSalesNinja
 
 QUORUM = {"x-queue-type": "quorum", "x-delivery-limit": 5}
@@ -122,3 +122,27 @@ def test_a_wrong_password_is_a_fault(app: Celery, rabbitmq: str) -> None:
 def test_what_redis_as_a_broker_needs_is_not_asked_of_rabbitmq(app: Celery) -> None:
     app.conf.update(ninja_transport="stock", worker_enable_remote_control=False)
     assert not {"transport", "visibility_timeout", "remote_control"} & findings(app).keys()
+
+
+def test_an_application_whose_own_messages_are_not_confirmed_is_a_fault(app: Celery) -> None:
+    found = findings(app)["broker.confirmations"]
+    assert found.level == "fault"
+    assert "bare send_task" in found.message
+    assert "confirm_publish" in str(found.remedy)
+    app.conf.broker_transport_options = {"confirm_publish": True}
+    assert findings(app)["broker.confirmations"].level == "ok"
+
+
+def test_what_others_send_keeps_no_worker_from_starting(
+    app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.conf.ninja_strict = True
+    with caplog.at_level("WARNING"):
+        report_at_start(app)
+    assert "dead_letters" in caplog.text
+    assert "confirmations" not in caplog.text
+
+
+def test_the_application_of_this_package_sends_nothing_by_itself(app: Celery) -> None:
+    app.main = "ninja_tasks"
+    assert findings(app)["broker.confirmations"].level == "ok"

@@ -202,3 +202,84 @@ def test_the_shipped_celeryconfig_overrides_nothing_and_explains_every_setting()
 def test_the_readme_names_every_setting() -> None:
     text = ROOT.joinpath("README.md").read_text()
     assert all(f"`{setting.name}`" in text for setting in SETTINGS)
+
+
+def settings_module(directory: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    directory.joinpath(f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(directory))
+    return name
+
+
+def routed_to(app: Celery) -> str:
+    queue: str = app.amqp.router.route({}, TASK, args=(), kwargs={})["queue"].name
+    return queue
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("used_before", [True, False])
+def test_a_configuration_that_is_read_after_install_keeps_defaults_and_route(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, used_before: bool
+) -> None:
+    text = 'task_routes = {"shop.*": {"queue": "shop"}}\nbroker_connection_timeout = 7\n'
+    name = settings_module(tmp_path, f"late_{times}_{used_before}", text, monkeypatch)
+    app = Celery("shop", broker="redis://localhost:1/0", set_as_current=False)
+    assert app.conf.broker_url
+    for _ in range(times):
+        install(app)
+    if used_before:
+        assert routed_to(app) == "ninja_tasks"
+    app.config_from_object(name)
+    assert app.conf.broker_connection_timeout == 7
+    assert app.conf.broker_connection_max_retries is None
+    assert app.conf.broker_channel_error_retry is True
+    assert list(app.conf.task_routes) == [ROUTE, {"shop.*": {"queue": "shop"}}]
+    assert routed_to(app) == "ninja_tasks"
+    assert sum("broker_connection_retry_on_startup" in one for one in app.conf.maps) == 2
+
+
+def test_routes_that_are_set_later_do_not_take_ours_away(app: Celery) -> None:
+    install(app)
+    assert routed_to(app) == "ninja_tasks"
+    app.conf.update({"task_routes": {"shop.*": {"queue": "shop"}}})
+    assert list(app.conf.task_routes) == [ROUTE, {"shop.*": {"queue": "shop"}}]
+    assert routed_to(app) == "ninja_tasks"
+
+
+def test_an_application_that_has_published_before_gets_the_route(app: Celery) -> None:
+    assert app.amqp.router
+    install(app)
+    assert routed_to(app) == "ninja_tasks"
+
+
+def test_several_applications_of_a_process_keep_their_own_settings() -> None:
+    one, other, bare = (Celery(name, set_as_current=False) for name in ("one", "other", "bare"))
+    one.conf.broker_connection_max_retries = 3
+    install(one)
+    install(other)
+    found = [app.conf.broker_connection_max_retries for app in (one, other, bare)]
+    assert found == [3, None, 100]
+    assert bare.conf.task_routes is None
+
+
+def test_djangos_settings_are_read_before_and_after_install(tmp_path: Path) -> None:
+    text = """
+CELERY_BROKER_URL = "redis://localhost:1/0"
+CELERY_NINJA_RATE_LIMIT = "20/s"
+CELERY_TASK_ROUTES = {"shop.*": {"queue": "shop"}}
+"""
+    tmp_path.joinpath("shop_settings.py").write_text(text)
+    code = """
+import celery
+from ninja_tasks import install
+from ninja_tasks.config import settings_of
+for install_first in (True, False):
+    app = celery.Celery("shop")
+    install_first and install(app)
+    app.config_from_object("django.conf:settings", namespace="CELERY")
+    install_first or install(app)
+    queue = app.amqp.router.route({}, "ninja_tasks.reach_goal")["queue"]
+    print(settings_of(app).rate_limit.goals, app.conf.broker_connection_max_retries,
+          [*app.conf.task_routes][1], queue.name)
+"""
+    line = "20 None {'shop.*': {'queue': 'shop'}} ninja_tasks\n"
+    assert run(code, tmp_path, DJANGO_SETTINGS_MODULE="shop_settings") == line * 2
