@@ -23,6 +23,7 @@ from celery.utils.imports import cwd_in_path
 from kombu.transport import TRANSPORT_ALIASES
 
 from .config import Settings, settings_of
+from .dead_letters.log_events import limit_log_events
 from .dead_letters.report import initialise_sentry
 from .errors import ConfigurationError
 from .message import QUEUE_NAME, TASK_NAME, goal_queue
@@ -131,6 +132,7 @@ def _prepare_worker(sender: Celery, **signal: Any) -> None:
             initialise_sentry(settings.sentry_dsn)
         except ConfigurationError as error:
             logger.error("going on without Sentry: %s", error)
+    limit_log_events()
     _choose_transport(sender, settings)
     importlib.import_module(f"{__package__}.tasks")
     sender.amqp.queues.select_add(goal_queue(sender))
@@ -160,6 +162,8 @@ def _choose_transport(app: Celery, settings: Settings) -> None:
 
 def _check_worker(instance: Any, **signal: Any) -> None:
     """Say what is wrong with the set-up, where the log is ready and nothing has begun."""
+    # Applications set Sentry up when they are imported, or by a signal that came before this one.
+    limit_log_events()
     # Another application of this process may have a worker that delivers no goals.
     if TASK_NAME in instance.app.tasks:
         importlib.import_module(f"{__package__}.preflight").report_at_start(instance.app)

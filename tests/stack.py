@@ -186,6 +186,8 @@ class Kent:
         self._process.terminate()
         self._process.wait(_STOP_SECONDS)
 
+    close = stop
+
     def _answers(self) -> bool:
         assert self._process.poll() is None, "kent ended"
         try:

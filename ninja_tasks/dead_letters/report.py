@@ -19,6 +19,7 @@ from ..delivery.state import Keys
 from ..errors import ConfigurationError
 from ..goals import WIRE_NAMES, is_guid
 from .limiter import LetterClass, ReportLimiter
+from .log_events import limit_log_events
 from .store import DeadLetter, DeadLetterStore
 
 __all__ = ["Reporter", "initialise_sentry", "report_breaker"]
@@ -70,6 +71,7 @@ def initialise_sentry(dsn: str) -> None:
         max_breadcrumbs=20,
         shutdown_timeout=_SHUTDOWN_TIMEOUT_SECONDS,
     )
+    limit_log_events(sentry_sdk.get_client())
 
 
 class Reporter:
@@ -90,6 +92,8 @@ class Reporter:
             letter: the letter.
             store: where it is, and where the event's id is noted.
         """
+        # Asked before the line is written, which could become an event too.
+        is_listening = _is_listening()
         logger.warning(
             "goal %s became a dead letter: %s, %s, %d attempts",
             letter.delivery_id,
@@ -97,7 +101,7 @@ class Reporter:
             letter.error_class,
             letter.attempts,
         )
-        if not _is_listening():
+        if not is_listening:
             return
         letters = _class_of(letter)
         count = self._limiter.count(letters, letter.delivery_id)
@@ -146,6 +150,8 @@ def report_breaker(news: BreakerNews | None) -> None:
 
 def _is_listening() -> bool:
     # Not imported here: where neither this package nor the application did, there is no client.
+    # An application may set Sentry up when a child process starts.
+    limit_log_events()
     sdk = sys.modules.get("sentry_sdk")
     return sdk is not None and bool(sdk.is_initialized())
 

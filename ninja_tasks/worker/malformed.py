@@ -147,7 +147,6 @@ class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
     def _write_letter(self, message: Any, fault: str) -> None:
         letter = self._letter(message, fault)
         self._store.put(letter)
-        logger.error("a malformed message became a dead letter: %s", letter.delivery_id)
         self._reporter.tell(letter, self._store)
         consumer = self._consumer
         consumer.call_soon(message.ack_log_error, logger, consumer.connection_errors)
