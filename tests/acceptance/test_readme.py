@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import _state
-from stack import clean_environment, wait_until
+from stack import clean_environment, free_port, wait_until
 
+import ninja_tasks
 from ninja_tasks import goal_status
 from ninja_tasks.testing import FakeSalesNinja, embedded_server
 
@@ -108,7 +110,7 @@ def test_the_first_code_stands_within_the_first_twenty_lines() -> None:
 def test_the_comment_on_the_refusal_is_what_the_code_says(
     environment: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (code,) = [code for code in snippets("python") if "InvalidGoal" in code]
+    (code,) = [code for code in snippets("python") if "print(error)" in code]
     exec(code, {})  # noqa: S102
     comment = code.split("# ")[-1].removesuffix(" ...\n")
     assert comment in capsys.readouterr().out
@@ -121,9 +123,60 @@ def snippet_of_the_worker() -> str:
 
 def with_django(action: Any) -> None:
     """Run something where Django is set up and no transaction is open: at once, that is."""
+    import django
     from django.conf import settings
 
     if not settings.configured:
         memory = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
-        settings.configure(DATABASES=memory)
+        settings.configure(DATABASES=memory, LOGGING_CONFIG=None)
+        django.setup()
     action()
+
+
+def pay(order: Any, order_paid: Any) -> list[str]:
+    """Pay an order in a transaction as a view does, and return what became of it."""
+    from django.db import connection, transaction
+
+    happened = []
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE IF NOT EXISTS paid (pk INTEGER)")
+        cursor.execute("INSERT INTO paid VALUES (%s)", [order.pk])
+        order_paid(order)
+        transaction.on_commit(lambda: happened.append("later hook"))
+        happened.append("before the commit")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM paid WHERE pk = %s", [order.pk])
+        assert cursor.fetchone() == (1,)
+    return happened
+
+
+@pytest.mark.usefixtures("current_app")
+def test_a_paid_order_stays_paid_whatever_becomes_of_its_goal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
+    monkeypatch.setenv("NINJA_PUBLISH_TIMEOUT_SECONDS", "1")
+    names: dict[str, Any] = {"ninja_tasks": ninja_tasks}
+    (install,) = [code for code in snippets("python") if "install(Celery(" in code.split("def")[0]]
+    (django,) = [code for code in snippets("python") if "django" in code]
+    exec(install, names)  # noqa: S102
+    exec(django, names)  # noqa: S102
+    clients = {20: GOAL_ID, 21: None, 22: "", 23: "GA1.2.1234", 24: GOAL_ID}
+    totals = {24: 12.5}
+    for number, customer_id in clients.items():
+        order = SimpleNamespace(
+            pk=number, ninja_customer_id=customer_id, total=totals.get(number, 12350)
+        )
+        happened: list[str] = []
+        with_django(lambda order=order, to=happened: to.extend(pay(order, names["order_paid"])))
+        assert happened == ["before the commit", "later hook"]
+    told = [line for line in caplog.messages if line.startswith("order ")]
+    assert [line.split(":")[0] for line in told] == [
+        "order 20 has no goal",
+        "order 23 has no goal",
+        "order 24 has no goal",
+    ]
+    assert "the broker did not confirm" in told[0]
+    assert "CustomerId: must be a GUID" in told[1]
+    assert "revenue: must be an int, a Decimal" in told[2]
+    assert "GA1.2.1234" not in caplog.text
