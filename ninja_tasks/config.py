@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .addresses import base_url, environment_fault
 from .errors import ConfigurationError
 
 __all__ = [
@@ -33,11 +34,6 @@ API_PATH = "/outer/v1.0/goal/reach"
 ON_UNKNOWN = ("retry", "dead_letter")
 TRANSPORTS = ("crash-safe", "stock")
 
-_BASE_URL = re.compile(
-    r"(?P<base>https?://([0-9A-Za-z][0-9A-Za-z.-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?)/?"
-)
-_HIGHEST_PORT = 65535
-
 _REDIS_URL_HELP = (
     'must be a Redis URL such as "redis://localhost:6379/0", '
     "with special characters of a password percent-encoded"
@@ -52,6 +48,10 @@ _SPELLINGS = {
 _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+socket")
 _RATE = re.compile(r"(?P<goals>[0-9]{1,9})/(?P<unit>[smh])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+#: In seconds. Below, no network answers; above, what a worker holds is taken for lost.
+_SHORTEST_TIMEOUT, _LONGEST_TIMEOUT = 0.01, 600
+_TEN_YEARS = 315_360_000
+_LONGEST_PREFIX = 64
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -135,13 +135,13 @@ class Setting:
 
 
 def _http_url(value: Any) -> str:
-    matched = _BASE_URL.fullmatch(value) if isinstance(value, str) else None
-    if matched is None or int(matched["port"] or 0) > _HIGHEST_PORT:
+    url = base_url(value) if isinstance(value, str) else None
+    if url is None:
         raise ValueError(
-            'must be a base URL such as "https://api.sales-ninja.me": '
+            'must be a base URL such as "https://api.sales-ninja.me": with a host that can exist, '
             "without a path, which is fixed, and without user, query and fragment"
         )
-    return matched["base"]
+    return url
 
 
 def _redis_url(value: Any) -> str:
@@ -182,21 +182,32 @@ def _rate_limit(value: Any) -> RateLimit | None:
     return RateLimit(int(matched["goals"]), _SECONDS[matched["unit"]])
 
 
-def _positive_seconds(value: Any) -> float:
-    try:
-        seconds = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError("must be a number of seconds above 0")
-    return seconds
+def _seconds(lowest: float, highest: float) -> Callable[[Any], float]:
+    """Return what reads a number of seconds between two bounds."""
+
+    def read(value: Any) -> float:
+        try:
+            seconds = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            seconds = math.nan
+        if not lowest <= seconds <= highest:
+            raise ValueError(f"must be a number of seconds from {lowest:g} to {highest:.0f}")
+        return seconds
+
+    return read
 
 
-def _positive_integer(value: Any) -> int:
-    text = str(value)
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
-        raise ValueError("must be a whole number of at least 1")
-    return int(text)
+def _whole(highest: int) -> Callable[[Any], int]:
+    """Return what reads a whole number from 1."""
+
+    def read(value: Any) -> int:
+        text = "" if isinstance(value, bool) else str(value)
+        is_whole = text.isascii() and text.isdigit() and len(text) <= len(str(highest))
+        if not (is_whole and 1 <= int(text) <= highest):
+            raise ValueError(f"must be a whole number from 1 to {highest}")
+        return int(text)
+
+    return read
 
 
 def _on_unknown(value: Any) -> str:
@@ -224,6 +235,19 @@ def _text(value: Any) -> str:
     return value
 
 
+def _prefix(value: Any) -> str:
+    text = _text(value)
+    is_short = 0 < len(text) <= _LONGEST_PREFIX
+    # Where Redis is a cluster, what stands in the first braces decides where a key lives.
+    has_tag = "{" not in text or text.find("}", text.index("{")) > text.index("{") + 1
+    if not (is_short and text.isprintable() and " " not in text and has_tag):
+        raise ValueError(
+            f"must be a string of 1 to {_LONGEST_PREFIX} letters without spaces, and with text in "
+            'its braces if it has any, such as "ninja:"'
+        )
+    return text
+
+
 #: Every setting, in the order in which the documentation shows them.
 SETTINGS = (
     Setting(
@@ -247,31 +271,31 @@ SETTINGS = (
     Setting(
         "connect_timeout_seconds",
         3.05,
-        _positive_seconds,
+        _seconds(_SHORTEST_TIMEOUT, _LONGEST_TIMEOUT),
         "Longest wait for a connection to the API.",
     ),
     Setting(
         "read_timeout_seconds",
         27.0,
-        _positive_seconds,
+        _seconds(_SHORTEST_TIMEOUT, _LONGEST_TIMEOUT),
         "Longest silence of the API after the request was sent.",
     ),
     Setting(
         "publish_timeout_seconds",
         5.0,
-        _positive_seconds,
+        _seconds(_SHORTEST_TIMEOUT, _LONGEST_TIMEOUT),
         "Longest wait for the broker to take a goal, or a batch of up to 500.",
     ),
     Setting(
         "max_attempts",
         16,
-        _positive_integer,
+        _whole(1_000_000),
         "Failed attempts after which a goal becomes a dead letter; a 429 does not count.",
     ),
     Setting(
         "max_age_seconds",
         604800.0,
-        _positive_seconds,
+        _seconds(1, _TEN_YEARS),
         "Age since enqueueing beyond which a goal is not sent any more but becomes a dead letter.",
     ),
     Setting(
@@ -283,19 +307,19 @@ SETTINGS = (
     Setting(
         "breaker_threshold",
         5,
-        _positive_integer,
+        _whole(1_000_000),
         "Failures in a row, of all workers, after which none of them sends goals for a while.",
     ),
     Setting(
         "breaker_cooldown_seconds",
         5.0,
-        _positive_seconds,
+        _seconds(_SHORTEST_TIMEOUT, 3600),
         "How long that is; then one goal is tried, and the time doubles, up to 60 seconds.",
     ),
     Setting(
         "ledger_ttl_seconds",
         604800,
-        _positive_integer,
+        _whole(_TEN_YEARS),
         "How long a delivered goal is remembered.",
     ),
     Setting(
@@ -310,7 +334,7 @@ SETTINGS = (
         _boolean,
         "Whether requests to the API obey HTTPS_PROXY, NO_PROXY and REQUESTS_CA_BUNDLE.",
     ),
-    Setting("key_prefix", "ninja:", _text, "Start of the name of every key in Redis."),
+    Setting("key_prefix", "ninja:", _prefix, "Start of the name of every key in Redis."),
     Setting(
         "transport",
         "crash-safe",
@@ -377,7 +401,10 @@ def load_settings(
             "ninja_redis_url is not set and the broker is not Redis: say where the ledger and the "
             "dead letters live, for example NINJA_REDIS_URL=redis://localhost:6379/0"
         )
-    return Settings(**values)
+    settings = Settings(**values)
+    if settings.trust_env and (fault := environment_fault(settings.api_url, environment)):
+        raise ConfigurationError(f"{fault}; it is obeyed because ninja_trust_env is on")
+    return settings
 
 
 def _default(setting: Setting, broker_url: str | None) -> Any:

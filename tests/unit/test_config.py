@@ -17,6 +17,7 @@ from ninja_tasks.errors import ConfigurationError
 BROKER = "redis://broker.example:6379/0"
 SECRET = "geheim-4711"
 DSN = f"https://{SECRET}@sentry.example/17"
+ONE, TWO = "https://one@sentry.example/1", "http://two:old@sentry.example:9000/a/path/2"
 
 
 class Sample(NamedTuple):
@@ -64,22 +65,65 @@ SAMPLES = {
     "liveness_file": Sample(None, "one.alive", "one.alive", "two.alive", "two.alive"),
 }
 
+TIMEOUTS = ("0.009", "601", "1e300")
 BAD_TEXTS = {
-    "api_url": ["api.example", "ftp://api.example", "https://", "https:///goal", "https://[::1"],
+    "api_url": [
+        *("api.example", "ftp://api.example", "https://", "https:///goal", "https://[::1"),
+        *("https://api..example", "https://.api", "https://-api.example", "https://api-.example"),
+        *("https://" + "a" * 64 + ".example", "https://" + "a." * 130 + "example"),
+        *("https://1.2.3", "https://256.1.1.1", "https://0x7f.1", "https://[::g]", "https://[1.2]"),
+        *("https://api.example:0", "https://api.example:65536"),
+    ],
     "redis_url": ["localhost:6379", "http://localhost", "amqp://localhost", "redis"],
     "rate_limit": ["50", "50/d", "0/s", "-1/s", "1.5/s", "50 / s", "fast", "None", "²/s"],
-    "connect_timeout_seconds": ["0", "-1", "soon", "nan", "inf", "-inf", "3,05", "3s"],
-    "read_timeout_seconds": ["0", "-1", "soon", "nan", "inf", "-inf", "27,0", "27s"],
-    "publish_timeout_seconds": ["0", "-1", "soon", "nan", "inf", "-inf", "5,0", "5s"],
-    "max_attempts": ["0", "-1", "1.5", "many", "²", "1e3", "+3", "0x10"],
-    "max_age_seconds": ["0", "-1", "week", "nan", "inf", "7d"],
+    "connect_timeout_seconds": [
+        "0.009",
+        "601",
+        "1e300",
+        "0",
+        "-1",
+        "soon",
+        "nan",
+        "inf",
+        "-inf",
+        "3,05",
+        "3s",
+    ],
+    "read_timeout_seconds": [
+        "0.009",
+        "601",
+        "1e300",
+        "0",
+        "-1",
+        "soon",
+        "nan",
+        "inf",
+        "-inf",
+        "27,0",
+        "27s",
+    ],
+    "publish_timeout_seconds": [
+        "0.009",
+        "601",
+        "1e300",
+        "0",
+        "-1",
+        "soon",
+        "nan",
+        "inf",
+        "-inf",
+        "5,0",
+        "5s",
+    ],
+    "max_attempts": ["1000001", "9" * 5000, "0", "-1", "1.5", "many", "²", "1e3", "+3", "0x10"],
+    "max_age_seconds": ["0.9", "1e9", "0", "-1", "week", "nan", "inf", "7d"],
     "on_unknown": ["give_up", "RETRY", "dead letter"],
-    "breaker_threshold": ["0", "-1", "1.5", "many"],
-    "breaker_cooldown_seconds": ["0", "-1", "soon", "nan", "inf"],
-    "ledger_ttl_seconds": ["0", "-1", "1.5", "week", "inf"],
+    "breaker_threshold": ["1000001", "0", "-1", "1.5", "many"],
+    "breaker_cooldown_seconds": ["0.001", "3601", "0", "-1", "soon", "nan", "inf"],
+    "ledger_ttl_seconds": ["315360001", "9" * 19, "0", "-1", "1.5", "week", "inf"],
     "sentry_dsn": [],
     "trust_env": ["maybe", "2", "truee"],
-    "key_prefix": [],
+    "key_prefix": ["two words:", "line\n", "{}:", "{open:", "x" * 65],
     "transport": ["Stock", "redis"],
     "strict": ["maybe"],
     "liveness_file": [],
@@ -99,7 +143,7 @@ BAD_NATIVES: dict[str, list[Any]] = {
     "ledger_ttl_seconds": [0, -1, 1.5, True, "", [3]],
     "sentry_dsn": [17, ["https://a@one.example/1"]],
     "trust_env": ["", 2, [], {}],
-    "key_prefix": [17, b"one:"],
+    "key_prefix": [17, b"one:", ""],
     "transport": [1, ["stock"]],
     "strict": ["", 2],
     "liveness_file": [17],
@@ -272,6 +316,54 @@ def test_a_refusal_never_repeats_the_value(name: str, value: str) -> None:
         assert SECRET not in "".join(traceback.format_exception(error))
 
 
+# The environment that requests obey
+
+
+PROXIES = [
+    *("proxy.example:3128", "localhost:3128", "//proxy:3128", "http://", "ftp://proxy:3128"),
+    *("http://proxy:99999", "http://a..b:3128", "http://[::1", f"http://user:{SECRET}@:3128"),
+    "socks5://127.0.0.1:1080",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("HTTPS_PROXY", value) for value in PROXIES],
+        *[(name, PROXIES[0]) for name in ("https_proxy", "ALL_PROXY", "all_proxy")],
+        *[(name, "/nowhere/ca.pem") for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")],
+    ],
+)
+def test_an_environment_that_requests_cannot_obey_is_refused_where_they_obey_it(
+    name: str, value: str
+) -> None:
+    error = refusal({"ninja_trust_env": True}, {name: value})
+    assert str(error).startswith(f"{name} ")
+    assert "ninja_trust_env" in str(error)
+    assert SECRET not in "".join(traceback.format_exception(error))
+    assert load_settings({}, {name: value}, BROKER)
+    other = {"http_proxy": "http://proxy:3128", name: value}
+    plain = {"ninja_trust_env": True, "ninja_api_url": "http://127.0.0.1:8080"}
+    assert load_settings(plain, other, BROKER)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"HTTPS_PROXY": "http://user:p%40ss@proxy_1.example:3128/"},
+        {"https_proxy": "https://[::1]:3128"},
+        {"HTTPS_PROXY": "proxy:3128", "NO_PROXY": "localhost,.sales-ninja.me"},
+        {"HTTPS_PROXY": "http://proxy:3128", "ALL_PROXY": "proxy:3128"},
+        {"HTTP_PROXY": "proxy:3128"},
+        {"REQUESTS_CA_BUNDLE": __file__, "CURL_CA_BUNDLE": "/nowhere/ca.pem"},
+        {"HTTPS_PROXY": "", "REQUESTS_CA_BUNDLE": ""},
+    ],
+    ids=str,
+)
+def test_an_environment_that_requests_can_obey_is_accepted(environment: dict[str, str]) -> None:
+    assert load_settings({"ninja_trust_env": True}, environment, BROKER).trust_env
+
+
 # Values that pass
 
 
@@ -393,12 +485,12 @@ def test_beside_another_broker_redis_url_can_be_given() -> None:
     ("configuration", "environment", "dsn"),
     [
         ({}, {}, None),
-        ({}, {"SENTRY_DSN": "one"}, "one"),
+        ({}, {"SENTRY_DSN": ONE}, ONE),
         ({}, {"SENTRY_DSN": ""}, None),
-        ({}, {"SENTRY_DSN": "one", "NINJA_SENTRY_DSN": "two"}, "two"),
-        ({}, {"SENTRY_DSN": "one", "NINJA_SENTRY_DSN": ""}, "one"),
-        ({"ninja_sentry_dsn": "three"}, {"SENTRY_DSN": "one", "NINJA_SENTRY_DSN": "two"}, "three"),
-        ({"ninja_sentry_dsn": "three"}, {"SENTRY_DSN": "one"}, "three"),
+        ({}, {"SENTRY_DSN": ONE, "NINJA_SENTRY_DSN": TWO}, TWO),
+        ({}, {"SENTRY_DSN": ONE, "NINJA_SENTRY_DSN": ""}, ONE),
+        ({"ninja_sentry_dsn": DSN}, {"SENTRY_DSN": ONE, "NINJA_SENTRY_DSN": TWO}, DSN),
+        ({"ninja_sentry_dsn": DSN}, {"SENTRY_DSN": "none"}, DSN),
     ],
 )
 def test_the_usual_sentry_dsn_stands_in_for_one_of_our_own(

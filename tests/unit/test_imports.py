@@ -18,6 +18,7 @@ PACKAGE = Path(ninja_tasks.__file__).parent
 
 #: A module imports only from floors below its own; a folder's modules are on one floor together.
 FLOORS = {
+    "addresses": 0,
     "errors": 0,
     "config": 0,
     "goals": 0,
@@ -40,10 +41,12 @@ FLOORS = {
     "cli": 7,
 }
 
-#: ``install`` is a public name, loaded on first use; a setting that is wrong is one of the errors;
-#: what is not plainly a goal is looked at by the schema; a message goes by the way to the broker.
+#: ``install`` is a public name, loaded on first use; a setting that is wrong is one of the errors,
+#: and some settings are addresses; what is not plainly a goal is looked at by the schema; a message
+#: goes by the way to the broker.
 ALLOWED_ON_ONE_FLOOR = {
     ("__init__", "celery"),
+    ("config", "addresses"),
     ("config", "errors"),
     ("message", "broker"),
     ("validation", "schemas"),
