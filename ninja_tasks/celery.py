@@ -68,6 +68,7 @@ _STEPS = tuple(
     for name in (
         "malformed:Malformed",
         "lease:Lease",
+        "fetching:Fetching",
         "health:Liveness",
         "steps:Mover",
         "steps:Intake",

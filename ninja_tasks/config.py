@@ -76,7 +76,7 @@ class RateLimit:
     def burst(self) -> int:
         """By how many goals a second may exceed the limit: those of a tenth of a second.
 
-        After a quiet time half of them go at once; the other half is left for the workers' jitter.
+        None goes early; it is left for goals that are late to their slot.
         """
         return max(1, self.goals // (10 * self.seconds))
 

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+
+from ninja_tasks.config import RateLimit
+from ninja_tasks.delivery.limiter import Grant
 
 
 @dataclass
 class LimitModel:
-    """The generic cell rate algorithm; all times in milliseconds."""
+    """One limiter for all workers; all times in milliseconds."""
 
-    interval: float
-    burst: float
-    full_at: float = 0.0
+    horizon: float = 200.0
+    alive: float = 10_000.0
+    rate: RateLimit | None = None
+    by: str = ""
+    since: float = -math.inf
+    next_at: float = -math.inf
+    asked: dict[str, float] = field(default_factory=dict)
 
-    def slot(self, now: float) -> float:
-        """Take the next slot and return its time."""
-        full_at = max(self.full_at, now)
-        self.full_at = full_at + self.interval
-        return max(now, full_at - (self.burst - 1) * self.interval)
+    def ask(
+        self,
+        worker: str,
+        started: float,
+        rate: RateLimit | None,
+        now: float,
+        wanted: int,
+        *,
+        holds: bool,
+    ) -> Grant:
+        """Hand out slots to a worker that started at a time, and has a setting."""
+        if worker == self.by or started >= self.since or self.since > now:
+            if rate != self.rate:
+                self.next_at = min(self.next_at, now + self.horizon)
+            self.rate, self.by, self.since = rate, worker, started
+        if self.rate is None:
+            return Grant(None, 0, 0.0)
+        interval = self.rate.interval_milliseconds
+        self.asked[worker] = now
+        self.asked = {name: at for name, at in self.asked.items() if now - self.alive < at <= now}
+        furthest = now + self.horizon + (len(self.asked) + 1) * interval
+        first = min(max(self.next_at, now), furthest)
+        count = min(wanted, math.floor((now + self.horizon - first) / interval) + 1)
+        count = max(count, 0)
+        if not count and wanted and not holds:
+            count = 1
+        self.next_at = first + count * interval
+        return Grant(self.rate, count, (first - now) / 1000)
 
 
 @dataclass

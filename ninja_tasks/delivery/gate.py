@@ -2,8 +2,7 @@
 
 ``admit`` asks before an attempt. It looks, in this order, whether the goal is delivered, is dead,
 is being sent by another worker, or is parked; whether it is to be given up; whether delivery is
-paused, held by the API (``Retry-After``) or stopped by the breaker; and when the shared limit has a
-slot for it.
+paused, held by the API (``Retry-After``) or stopped by the breaker.
 If it may go, it is claimed for this process, so that two copies of a goal never go at once. A claim
 ends with ``settle``. One whose process is no longer alive (or after ten minutes) means that the
 worker was lost, and that the goal may have been counted; after three in a row it is given up.
@@ -12,8 +11,7 @@ worker was lost, and that the goal may have been counted; after three in a row i
 ``settle_with_next`` does the same in the round trip of this thread's next question, so that a goal
 costs one: until it is confirmed, the goal's message must be held.
 
-The limit is the generic cell rate algorithm (ITU-T I.371, annex A): it hands out the time of a
-slot, so whoever waits for one waits once. The breaker opens after some failures in a row, lets one
+The breaker opens after some failures in a row, lets one
 goal through after a pause, and doubles the pause until that goal succeeds. The clock is Redis'.
 
 A page of the ledger holds no personal data. A delivered goal's page is the only proof of delivery
@@ -62,8 +60,6 @@ LATENCY_BOUNDS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000)
 _LONGEST_CLAIM_SECONDS = 600.0
 #: A goal whose worker was lost so often is the likely cause.
 _MOST_LOSSES = 3
-#: A goal that comes later than this to its slot has lost it, or late ones would add up to a burst.
-_SLOT_LATENESS_MILLISECONDS = 250
 #: A worker that cannot store a dead letter for so long leaves its goal to others.
 _BURIAL_MILLISECONDS = 30_000
 #: For what happens between the claim and the request, and after the last byte of an answer.
@@ -71,8 +67,6 @@ _PROBE_MARGIN_SECONDS = 10.0
 _LONGEST_COOLDOWN_SECONDS = 60.0
 _LONG_OUTAGE_SECONDS = 30.0
 _TURN_MILLISECONDS = 3000
-#: Goals are left in the queue while those that were taken fill the limit for as long as this.
-_LIMIT_BACKLOG_MILLISECONDS = 10_000
 
 
 class Answer(StrEnum):
@@ -90,7 +84,6 @@ class Answer(StrEnum):
     PAUSED = "paused"
     HOLD = "hold"
     BREAKER = "breaker"
-    WAIT = "wait"
 
 
 class Intake(StrEnum):
@@ -101,7 +94,6 @@ class Intake(StrEnum):
     PAUSED = "paused"
     HOLD = "hold"
     BREAKER = "breaker"
-    LIMIT = "limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +158,7 @@ class Gate:
     """Admits goals and keeps the books in Redis; safe to share between threads.
 
     Args:
-        settings: limits, timeouts, the breaker's numbers and ``key_prefix`` are used.
+        settings: timeouts, the breaker's numbers and ``key_prefix`` are used.
         client: of the state's Redis.
     """
 
@@ -178,19 +170,12 @@ class Gate:
         }
         self._threads = threading.local()
         self._connections = LineConnections(client)
-        rate = settings.rate_limit
-        interval = rate.interval_milliseconds if rate else 0.0
-        self._tolerance = (rate.burst - 1) / 2 * interval if rate else 0.0
-        self._limiter = self._keys.limiter(f"{interval:g}")
         timeouts = settings.connect_timeout_seconds + settings.read_timeout_seconds
         lease = 1000 * longest_claim_seconds(settings)
         self._admit = Script(
             "admit",
             LEASE=lease,
             LIFE=1000 * settings.ledger_ttl_seconds,
-            INTERVAL=interval,
-            TOLERANCE=self._tolerance,
-            LATENESS=_SLOT_LATENESS_MILLISECONDS,
             HEARTBEAT_LIFE=round(1000 * DEAD_AFTER_SECONDS),
             PROBE=1000 * (timeouts + _PROBE_MARGIN_SECONDS),
             MAX_ATTEMPTS=settings.max_attempts,
@@ -285,7 +270,6 @@ class Gate:
                 keys.page(delivery_id),
                 keys.parked_times,
                 keys.gate,
-                self._limiter,
                 keys.heartbeat(process),
                 keys.letters,
             ),
@@ -326,8 +310,7 @@ class Gate:
             worker: its name; while the breaker tries one goal, only one worker takes some.
         """
         state, milliseconds = self._scripts["intake"](
-            keys=[self._keys.gate, self._limiter],
-            args=[worker, _TURN_MILLISECONDS, self._tolerance, _LIMIT_BACKLOG_MILLISECONDS],
+            keys=[self._keys.gate], args=[worker, _TURN_MILLISECONDS]
         )
         return Intake(state), milliseconds / 1000
 

@@ -75,9 +75,15 @@ class Keys:
         """Return the key that lives while a worker's process does."""
         return f"{self.prefix}w:{process}"
 
-    def limiter(self, name: str) -> str:
-        """Return the key of the time up to which the slots of a rate limit are taken."""
-        return f"{self.prefix}limit:{name}"
+    @property
+    def limit(self) -> str:
+        """Hash of the limit in force, and the time up to which its slots are taken."""
+        return f"{self.prefix}limit"
+
+    @property
+    def limited_workers(self) -> str:
+        """Sorted set of the workers that share the limit, by the time of their last question."""
+        return f"{self.prefix}limit:workers"
 
     @property
     def room(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -40,6 +39,7 @@ from .outcomes import Attempt, Outcome, Verdict, decide
 from .parking import ParkedGoal, Parking
 from .record import DeliveryRecord
 from .series import Series
+from .slots import use_slot
 from .state import Keys, shared_client, until_stored
 from .stopping import is_stopping
 
@@ -47,14 +47,8 @@ __all__ = ["RELIED_ON", "DeliveryTask"]
 
 logger = logging.getLogger(__name__)
 
-#: A longer wait for the rate limit is spent in Redis, not in a worker's slot.
-_LONGEST_SLEEP_SECONDS = 3.0
-#: A parked goal is back so long before its slot: the mover and the queue take their time.
-_BACK_EARLY_SECONDS = 2.5
-
 _ONLY_WORKERS = "only workers call reach_goal: put the goal on the queue with enqueue_goal"
 
-_ENDED = (Answer.GO, Answer.DEAD, Answer.EXPIRED, Answer.DOUBT, Answer.EXHAUSTED, Answer.LOST)
 _ELSEWHERE = (Answer.DELIVERED, Answer.PARKED)
 _WHY_HELD = {
     Answer.BUSY: "is being sent by another worker",
@@ -275,7 +269,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
             self._hold(seconds, "waits for its ETA")
 
     def admit(self, body: Mapping[str, Any], record: DeliveryRecord) -> Admission:
-        """Wait until the goal may be sent, or has been given up; a long wait is parked.
+        """Ask whether the goal may be sent now, or has been given up.
 
         Raises:
             Parked: after the goal was parked.
@@ -289,31 +283,25 @@ class DeliveryTask(Task):  # type: ignore[misc]
         token = self.request.token = token_hex(4)
         self.api.prepare()
         on_unknown = record.on_unknown or self.settings.on_unknown
-        while True:
-            expired = record.is_expired(datetime.now(UTC), self.settings.max_age_seconds)
-            ask = partial(
-                self.gate.admit,
-                record,
-                token,
-                expired=expired,
-                stop_on_doubt=on_unknown == "dead_letter",
-            )
-            admission = until_stored(ask, record.delivery_id)
-            if admission.record is not record:
-                # What the ledger knows beyond the message goes along while the goal waits.
-                record = admission.record
-                self._carry(body, record)
-            if admission.answer in _ENDED:
-                return admission
-            if admission.answer in _ELSEWHERE:
-                logger.info("goal %s is %s already", record.delivery_id, admission.answer)
-                raise Elsewhere
-            if admission.answer is not Answer.WAIT:
-                self._hold(admission.wait_seconds, _WHY_HELD[admission.answer])
-            if admission.wait_seconds > _LONGEST_SLEEP_SECONDS:
-                self._hold(admission.wait_seconds - _BACK_EARLY_SECONDS, "waits for the rate limit")
-            time.sleep(admission.wait_seconds)
-            self._leave_if_stopping()
+        expired = record.is_expired(datetime.now(UTC), self.settings.max_age_seconds)
+        ask = partial(
+            self.gate.admit,
+            record,
+            token,
+            expired=expired,
+            stop_on_doubt=on_unknown == "dead_letter",
+        )
+        admission = until_stored(ask, record.delivery_id)
+        # What the ledger knows beyond the message goes along while the goal waits.
+        self._carry(body, admission.record)
+        if admission.answer in _ELSEWHERE:
+            logger.info("goal %s is %s already", record.delivery_id, admission.answer)
+            raise Elsewhere
+        if admission.answer in _WHY_HELD:
+            self._hold(admission.wait_seconds, _WHY_HELD[admission.answer])
+        if admission.answer is Answer.GO:
+            use_slot()
+        return admission
 
     def settle(
         self,

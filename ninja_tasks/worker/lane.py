@@ -1,119 +1,390 @@
-"""The lane: how goals pass through a pool of threads, many in a row in each thread.
+"""The lane: goals that this worker has fetched and not begun, and when each of them may begin.
 
-Celery hands a pool one task at a time. For goals that is dear: most of what a delivery costs is to
-put a thread to sleep and to wake it again. Here what the pool is given is a series: a thread that
-takes goal after goal from the lane, and settles each with the question for the next. Celery's
-request, its tracer, its signals and events are the same.
+A goal begins when the pool can take it and this worker has a slot of the shared limit for it. So no
+goal waits for the limit in the pool, nor in Redis. A thread of the lane's own asks the limiter,
+because neither the worker's loop nor the pool may wait for it.
 
-How many series run at once follows from how busy they are. Only one thread of a process can run
-Python, and threads that contend for that cost half as much again; so where the API answers at once,
-one or two series do all the work, and where it is slow, there are as many as the pool has threads.
+A slot whose goal made no request (it was delivered already, or delivery is paused, ...) comes back
+and is used by the next goal. If other tasks take all slots of the pool, one goal at a time waits in
+the pool's line, and keeps its slot however long that takes.
 
-A series ends when the lane is empty, and after a while, so that the application's other tasks get
-their turn in the pool.
+:class:`PoolLane` hands goals to any pool one by one; :mod:`ninja_tasks.worker.series` has the lane
+for a pool of threads.
 """
 
 from __future__ import annotations
 
 import logging
-import os
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from time import monotonic, thread_time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic
 from typing import Any, NamedTuple
 
-from billiard.einfo import ExceptionInfo
-from celery.exceptions import Reject
+import redis
+from celery.concurrency.solo import TaskPool as SoloPool
 
-from ..delivery.series import Series
-from ..delivery.state import until_stored
-from ..delivery.task import DeliveryTask
+from ..delivery.limiter import Limiter
+from ..delivery.redis_errors import reason_of
+from ..delivery.slots import Slot, Slots, slot_was_used
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "PoolLane", "Room", "Turn"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_IN_A_ROW, _LONGEST_SERIES_SECONDS = 64, 1.0
-_LOOK_SECONDS = 0.05
-#: Shares of one processor that all series take together, while any runs: below the first more of
-#: them can run, above the second too many do.
-_IDLE, _CROWDED = 0.5, 0.8
+#: Goals are fetched for as long as this at the limit in force.
+_FETCHED_AHEAD_SECONDS = 1.0
+_FEWEST_FETCHED = 4
+#: Slots that come closer to each other than this are used together: to wake a thread costs more.
+_SHORTEST_PAUSE_SECONDS = 0.003
+#: A goal that has not begun after this waits for other tasks.
+_CROWDED_AFTER_SECONDS, _CROWDED_UNTIL_SECONDS = 0.05, 60.0
+_AFTER_A_FAILURE_SECONDS = 0.5
 
 
-class _Job(NamedTuple):
-    """A goal, as Celery's request hands it to a pool.
+class Room(NamedTuple):
+    """For how many more goals there is room.
 
     Attributes:
-        target: Celery's tracer.
-        arguments: its arguments: task, delivery id, the request, and the decoded message.
-        accepted: is called when the goal's turn comes.
-        done: is given the tracer's result.
+        free: how many more may be fetched.
+        size: how many could be if there was none.
     """
 
-    target: Callable[..., Any]
-    arguments: Sequence[Any]
-    accepted: Callable[[int, float], None]
-    done: Callable[[Any], None]
+    free: int
+    size: int
 
     @property
-    def delivery_id(self) -> str:
-        """The Celery task id."""
-        return str(self.arguments[1])
-
-    def run(self) -> Any:
-        """Run the task in this thread, and return what Celery's tracer says of it."""
-        self.accepted(os.getpid(), monotonic())
-        return self.target(*self.arguments)
+    def is_half_free(self) -> bool:
+        """Whether it is worth to fetch some."""
+        return self.free > 0 and self.free * 2 >= self.size
 
 
-class _Unconfirmed(NamedTuple):
-    """A goal that ran, and whose message is held until its fate is stored.
+@dataclass(slots=True, eq=False)
+class Turn:
+    """A goal that begins.
 
     Attributes:
-        job: the goal.
-        result: what Celery's tracer said of it.
-        settlement: which of the settlements that this thread left for a next question is its own.
+        request: Celery's.
+        body: of its message, decoded.
+        slot: by which it may be sent.
+        given_at: when it got the slot.
+        has_begun: whether the pool has taken it.
+        is_over: whether it has ended, or was given back.
     """
 
-    job: _Job
-    result: Any
-    settlement: int
-
-    def end(self, result: Any = None) -> None:
-        """Let Celery acknowledge the goal's message, or do what another result asks for."""
-        try:
-            self.job.done(result or self.result)
-        except Exception:
-            logger.exception("goal %s comes again: it was not ended", self.job.delivery_id)
+    request: Any
+    body: Any
+    slot: Slot
+    given_at: float
+    has_begun: bool = False
+    is_over: bool = False
 
 
 class Lane:
-    """Stands in a pool's place for the requests of goals.
+    """Stands between Celery's requests of goals and the pool.
 
     Args:
-        task: ``reach_goal``.
-        pool: Celery's pool of threads.
-        timer: of the worker's loop.
+        limiter: of all workers.
 
     Attributes:
-        decoded: the body of the message that Celery is making a request of; it would be decoded
-            again in the thread.
+        concurrency: how many goals the pool may be given at once.
+        prefetch: how many goals this worker may have, those in the pool included.
+        may_fetch: whether goals are fetched at all.
+        on_request: Celery's own way to the pool.
+        on_room: is called when there is room for more goals, in any thread.
+        on_full: is called in the worker's loop for each goal for which there was no room.
+        body: of the message that Celery is making a request of; it would be decoded again.
     """
 
-    def __init__(self, task: DeliveryTask, pool: Any, timer: Any) -> None:
-        self._task = task
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+        self._slots = Slots()
+        self._waiting: deque[tuple[Any, Any]] = deque()
+        self._turns: set[Turn] = set()
+        self._not_begun: deque[Turn] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._wakes_at = math.inf
+        self._is_ended = False
+        self._is_troubled = False
+        self._has_told_room = False
+        self._tries_from: float | None = None
+        self.concurrency = 1
+        self.prefetch = 0
+        self.may_fetch = True
+        self.on_request: Callable[[Any], None] = _nowhere
+        self.on_room: Callable[[], Any] = bool
+        self.on_full: Callable[[], Any] = bool
+        self.body: Any = None
+
+    def start(self) -> None:
+        """Begin to ask the limiter; it hears of this worker's setting at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="ninja_tasks-lane", daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        """Stop asking the limiter."""
+        with self._changed:
+            self._is_ended = True
+            self._changed.notify()
+
+    def put(self, request: Any) -> None:
+        """Put a goal into the lane; called in the worker's loop."""
+        body, self.body = self.body, None
+        with self._changed:
+            self._waiting.append((request, body))
+            self._has_told_room = False
+        self.hand_out()
+        self._wake()
+        if not self.room().free:
+            self.on_full()
+
+    def try_one(self, does: bool) -> None:
+        """Let goals go one at a time, or as many as may.
+
+        Args:
+            does: whether the API is tried with one goal, to see if it answers again.
+        """
+        with self._changed:
+            if does != (self._tries_from is not None):
+                self._tries_from = monotonic() if does else None
+                self._changed.notify()
+
+    @property
+    def waiting(self) -> int:
+        """How many goals wait in the lane."""
+        return len(self._waiting)
+
+    def room(self) -> Room:
+        """Return for how many more goals there is room."""
+        if self._tries_from is not None:
+            return Room(max(0, 1 - self.waiting - self._trying()), 1)
+        size = self.prefetch
+        rate = self._slots.rate
+        fetched = self.waiting + len(self._turns)
+        if rate is None:
+            return Room(max(0, size - fetched), size)
+        in_time = math.ceil(_FETCHED_AHEAD_SECONDS * rate.goals / rate.seconds)
+        most = min(size, max(_FEWEST_FETCHED, in_time))
+        return Room(max(0, min(size - fetched, most - self.waiting)), most)
+
+    def empty(self, *, is_lost: bool) -> list[Any]:
+        """Take all goals out that have not begun, and return their requests in their order.
+
+        Args:
+            is_lost: whether the connection is, and Celery has forgotten what waits for the pool.
+        """
+        with self._changed:
+            turns = [turn for turn in self._not_begun if not turn.has_begun and not turn.is_over]
+            turns = self._taken_back(turns, is_lost=is_lost)
+            for turn in turns:
+                self._end_of(turn, used=False)
+            requests = [turn.request for turn in turns]
+            requests += [request for request, _body in self._waiting]
+            self._waiting.clear()
+        return requests
+
+    def hand_out(self) -> None:
+        """Let goals begin whose slots have come."""
+        raise NotImplementedError
+
+    def _taken_back(self, turns: list[Turn], *, is_lost: bool) -> list[Turn]:
+        """Return those of the turns that will not begin any more."""
+        raise NotImplementedError
+
+    def _hand_out_from_thread(self) -> None:
+        """Let goals begin; called in the lane's own thread."""
+        raise NotImplementedError
+
+    def _can_begin(self) -> bool:
+        """Return whether a goal waits that the pool can take."""
+        with self._changed:
+            return bool(self._waiting) and self._free(monotonic()) > 0
+
+    def _take(self) -> Turn | None:
+        """Return a goal that begins now, ``None`` if none may."""
+        with self._changed:
+            now = monotonic()
+            if not self._waiting or self._free(now) <= 0:
+                return None
+            slot = self._slots.take(now)
+            if slot is None:
+                return None
+            turn = Turn(*self._waiting.popleft(), slot, now)
+            self._turns.add(turn)
+            self._not_begun.append(turn)
+        self._tell_room()
+        return turn
+
+    def _free(self, now: float) -> int:
+        """Return how many goals the pool could take now."""
+        while self._not_begun and (self._not_begun[0].has_begun or self._not_begun[0].is_over):
+            self._not_begun.popleft()
+        if self._not_begun:
+            waits = now - self._not_begun[0].given_at
+            if _CROWDED_AFTER_SECONDS < waits < _CROWDED_UNTIL_SECONDS:
+                return 0
+        if self._tries_from is not None:
+            return 1 - self._trying()
+        return self.concurrency - len(self._turns)
+
+    def _trying(self) -> int:
+        """Return how many goals began since the API is tried with one at a time."""
+        with self._changed:
+            return sum(turn.given_at >= (self._tries_from or 0) for turn in self._turns)
+
+    def _note_begin(self, turn: Turn) -> None:
+        turn.has_begun = True
+        if monotonic() - turn.given_at > _CROWDED_AFTER_SECONDS:
+            self._wake()
+
+    def _finish(self, turn: Turn, *, used: bool) -> None:
+        """Note that a goal has ended.
+
+        Args:
+            turn: the goal.
+            used: whether it made a request; otherwise another goal may use its slot.
+        """
+        with self._changed:
+            self._end_of(turn, used=used)
+        self._tell_room()
+
+    def _end_of(self, turn: Turn, *, used: bool) -> None:
+        if turn.is_over:
+            return
+        turn.is_over = True
+        self._turns.discard(turn)
+        if not used:
+            self._slots.give_back(turn.slot)
+
+    def _tell_room(self) -> None:
+        if not self._has_told_room and self.room().is_half_free:
+            self._has_told_room = True
+            self.on_room()
+
+    def _wake(self) -> None:
+        """Wake the lane's thread if it would come too late."""
+        with self._changed:
+            if self._acts_at(monotonic()) < self._wakes_at:
+                self._wakes_at = -math.inf
+                self._changed.notify()
+
+    def _acts_at(self, now: float) -> float:
+        """Return when the lane's thread has something to do."""
+        free = self._free(now)
+        asks_at = self._slots.ask_at(now, len(self._waiting), max(0, free))
+        begins_at = self._slots.due_at(now) if self._can_begin() else math.inf
+        return min(asks_at, begins_at)
+
+    def _run(self) -> None:
+        """Ask for slots, and let goals begin, until :meth:`end`."""
+        self._ask(0)
+        while not self._is_ended:
+            with self._changed:
+                now = monotonic()
+                waiting, free = len(self._waiting), max(0, self._free(now))
+                asks = self._slots.ask_at(now, waiting, free) <= now
+                wanted = self._slots.wanted(now, waiting, free)
+            if asks:
+                self._ask(wanted)
+            if self._is_due():
+                self._hand_out_from_thread()
+            self._sleep()
+
+    def _is_due(self) -> bool:
+        with self._changed:
+            now = monotonic()
+            return self._can_begin() and self._slots.due_at(now) <= now
+
+    def _sleep(self) -> None:
+        with self._changed:
+            now = monotonic()
+            self._wakes_at = max(self._acts_at(now), now + _SHORTEST_PAUSE_SECONDS)
+            if not self._is_ended:
+                self._changed.wait(
+                    None if self._wakes_at == math.inf else max(0, self._wakes_at - now)
+                )
+            self._wakes_at = -math.inf
+
+    def _ask(self, wanted: int) -> None:
+        with self._changed:
+            asked_at = monotonic()
+            holds = self._slots.holds(asked_at)
+        try:
+            grant = self._limiter.ask(wanted, holds=holds)
+        except redis.RedisError as error:
+            if not self._is_troubled:
+                logger.warning("goals wait: the limiter was not reached (%s)", reason_of(error))
+            self._is_troubled = True
+            with self._changed:
+                self._changed.wait(_AFTER_A_FAILURE_SECONDS)
+            return
+        self._is_troubled = False
+        with self._changed:
+            self._slots.granted(asked_at, monotonic(), wanted, grant)
+
+
+def _nowhere(request: Any) -> None:
+    raise RuntimeError("no worker has taken this lane")
+
+
+class _Ran(NamedTuple):
+    """What a pool's process sends back of a goal.
+
+    Attributes:
+        outcome: what Celery's tracer returned.
+        used: whether the goal made a request.
+    """
+
+    outcome: Any
+    used: bool
+
+
+def _run_and_tell(trace: Callable[..., Any], *arguments: Any) -> _Ran:
+    """Run a goal's task in a pool's process."""
+    slot_was_used()
+    return _Ran(trace(*arguments), slot_was_used())
+
+
+class PoolLane(Lane):
+    """A lane through any pool: each goal is handed over alone, by Celery's own way.
+
+    Args:
+        limiter: of all workers.
+        pool: Celery's pool.
+        call_soon: runs a function in the worker's loop; ``None`` where any thread may hand goals
+            over, as in a pool of greenlets.
+    """
+
+    def __init__(
+        self, limiter: Limiter, pool: Any, call_soon: Callable[[Callable[[], None]], Any] | None
+    ) -> None:
+        super().__init__(limiter)
         self._pool = pool
-        self._timer = timer
-        self._jobs: deque[_Job] = deque()
-        self._lock = threading.Lock()
-        self._running = 0
-        self._most: int = pool.limit
-        self._spent: deque[float] = deque()
-        self._busy_seconds = 0.0
-        self._busy_from = 0.0
-        self._is_watched = False
-        self.decoded: Any = None
+        self._call_soon = call_soon
+        self._runs_inline = isinstance(pool, SoloPool)
+        self._is_called = self._is_handing_out = False
+        self._given: dict[int, Turn] = {}
+
+    def hand_out(self) -> None:
+        """Let goals begin whose slots have come; called in the worker's loop."""
+        self._is_called = False
+        if self._is_handing_out:
+            return
+        self._is_handing_out = True
+        try:
+            while (turn := self._take()) is not None:
+                self._begin(turn)
+                if self._runs_inline:
+                    # Other messages, and what people ask of the worker, come between.
+                    self._hand_out_from_thread()
+                    return
+        finally:
+            self._is_handing_out = False
+            self._wake()
 
     def apply_async(
         self,
@@ -123,117 +394,76 @@ class Lane:
         *,
         callback: Callable[[Any], None],
         accept_callback: Callable[[int, float], None],
+        error_callback: Callable[..., None],
+        timeout_callback: Callable[[bool, float], None],
         **options: Any,
-    ) -> None:
-        """Put a goal into the lane; called in the worker's loop, as a pool's method of this name.
+    ) -> Any:
+        """Hand a goal to the pool; called by Celery's request, as a pool's method of this name.
 
         Args:
             target: Celery's tracer.
-            args: its arguments; the second is the task id.
+            args: its arguments; the third is the request.
             kwargs: always empty.
-            callback: is given the tracer's result when the goal's fate is stored.
-            accept_callback: is called when the goal's turn comes.
-            options: what else a pool may be told; a pool of threads knows none of it.
+            callback: is given the tracer's result.
+            accept_callback: is called when the pool has taken the goal.
+            error_callback: is told that the goal's process was lost.
+            timeout_callback: is told of a time limit.
+            options: what else a pool may be told.
         """
-        decoded, self.decoded = self.decoded, None
-        if isinstance(decoded, (list, tuple)):
-            # In the place of the message's body, its type and its encoding.
-            args = (*args[:3], decoded, None, None)
-        self._jobs.append(_Job(target, args, accept_callback, callback))
-        self._start_series()
-        if not self._is_watched:
-            self._look_later()
+        turn = self._given.pop(id(args[2]))
 
-    def _start_series(self) -> None:
-        with self._lock:
-            if not self._jobs or self._running >= self._most:
-                return
-            if not self._running:
-                self._busy_from = monotonic()
-            self._running += 1
+        def accept(pid: int, at: float) -> None:
+            accept_callback(pid, at)
+            self._note_begin(turn)
+
+        def end(result: Any) -> None:
+            outcome, used = result if isinstance(result, _Ran) else (result, True)
+            self._end(turn, used, callback, outcome)
+
+        def fail(*arguments: Any, **more: Any) -> None:
+            self._end(turn, True, error_callback, *arguments, **more)
+
+        def time_out(soft: bool, seconds: float) -> None:
+            if soft:
+                timeout_callback(soft, seconds)
+            else:
+                self._end(turn, True, timeout_callback, soft, seconds)
+
+        return self._pool.apply_async(
+            _run_and_tell,
+            (target, *args),
+            kwargs,
+            callback=end,
+            accept_callback=accept,
+            error_callback=fail,
+            timeout_callback=time_out,
+            **options,
+        )
+
+    def _begin(self, turn: Turn) -> None:
+        self._given[id(turn.request.request_dict)] = turn
+        self.on_request(turn.request)
+
+    def _end(
+        self, turn: Turn, used: bool, then: Callable[..., None], *arguments: Any, **more: Any
+    ) -> None:
+        """Tell Celery that a goal has ended, and let the next one begin."""
+        turn.has_begun = True
         try:
-            self._pool.apply_async(self._series, callback=bool)
-        except RuntimeError:
-            # The pool has ended. What is in the lane goes back when the connection is closed.
-            logger.debug("the pool takes no more series")
-
-    def _series(self) -> None:
-        """Run goals until there is none, or others should have their turn."""
-        unconfirmed: deque[_Unconfirmed] = deque()
-
-        def acknowledge() -> None:
-            while unconfirmed and unconfirmed[0].settlement <= series.confirmed:
-                unconfirmed.popleft().end()
-
-        try:
-            with self._task.series(acknowledge) as series:
-                for job in self._in_a_row():
-                    try:
-                        unconfirmed.append(_Unconfirmed(job, job.run(), series.left))
-                    except Exception:
-                        logger.exception("goal %s comes again: its task broke off", job.delivery_id)
-                    acknowledge()
-                _confirm(series, unconfirmed)
+            then(*arguments, **more)
         finally:
-            with self._lock:
-                self._running -= 1
-                if not self._running:
-                    self._busy_seconds += monotonic() - self._busy_from
-            self._start_series()
+            self._finish(turn, used=used)
+            self.hand_out()
 
-    def _in_a_row(self) -> Iterator[_Job]:
-        """Take goals for one series, and note the processor time that each of them takes."""
-        ends_at = monotonic() + _LONGEST_SERIES_SECONDS
-        spent = thread_time()
-        for _ in range(_MOST_IN_A_ROW):
-            try:
-                job = self._jobs.popleft()
-            except IndexError:
-                return
-            yield job
-            before, spent = spent, thread_time()
-            self._spent.append(spent - before)
-            if self._running > self._most or monotonic() >= ends_at:
-                return
+    def _taken_back(self, turns: list[Turn], *, is_lost: bool) -> list[Turn]:
+        return turns if is_lost else []
 
-    def _look_later(self) -> None:
-        self._is_watched = True
-        self._timer.call_after(_LOOK_SECONDS, self._look)
+    def _can_begin(self) -> bool:
+        return not self._is_called and super()._can_begin()
 
-    def _look(self) -> None:
-        """Adapt the number of series to how busy they were; while goals wait, look again."""
-        share = self._share()
-        if share > _CROWDED:
-            self._most = max(1, self._most * 2 // 3)
-        elif share < _IDLE:
-            self._most = min(self._pool.limit, self._most + (self._most + 1) // 2)
-        self._is_watched = False
-        if self._jobs:
-            self._look_later()
-            for _ in range(self._most - self._running):
-                self._start_series()
-
-    def _share(self) -> float:
-        """Return which share of a processor the series took since the last look, while any ran."""
-        with self._lock:
-            now = monotonic()
-            busy_seconds, self._busy_seconds = self._busy_seconds, 0.0
-            if self._running:
-                busy_seconds += now - self._busy_from
-                self._busy_from = now
-        spent = sum(self._spent)
-        self._spent.clear()
-        return spent / busy_seconds if busy_seconds else 0.0
-
-
-def _confirm(series: Series, unconfirmed: deque[_Unconfirmed]) -> None:
-    """Wait until the last goals' fates are stored; if the worker ends before, give them back."""
-    if not unconfirmed:
-        return
-    given_back = None
-    try:
-        until_stored(series.catch_up, unconfirmed[-1].job.delivery_id)
-    except Reject:
-        given_back = 1, ExceptionInfo(internal=True), 0.0
-    while unconfirmed:
-        unconfirmed.popleft().end(given_back)
+    def _hand_out_from_thread(self) -> None:
+        if self._call_soon is None:
+            self.hand_out()
+        elif not self._is_called:
+            self._is_called = True
+            self._call_soon(self.hand_out)

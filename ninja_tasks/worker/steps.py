@@ -28,6 +28,7 @@ from ..delivery.parking import Parking
 from ..delivery.redis_errors import reason_of
 from ..delivery.state import Keys, check_writes
 from ..message import goal_queue
+from .lanes import leave_goals, take_goals
 from .periodic import PeriodicStep
 
 __all__ = ["Intake", "Mover", "Reporter"]
@@ -67,7 +68,7 @@ class Intake(PeriodicStep):
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._said: str | None = None
-        self._takes_goals = False
+        self._takes_goals = self._tries_one = False
         self._ours: bool | None = None
 
     @cached_property
@@ -92,9 +93,13 @@ class Intake(PeriodicStep):
         if state is not IntakeState.PROBE:
             self._say(why)
         takes_goals = state in (IntakeState.OPEN, IntakeState.PROBE)
-        if takes_goals != self._takes_goals:
-            self._takes_goals = takes_goals
-            consumer.call_soon(_consume if takes_goals else _cancel, consumer, self.app)
+        tries_one = state is IntakeState.PROBE
+        if (takes_goals, tries_one) != (self._takes_goals, self._tries_one):
+            self._takes_goals, self._tries_one = takes_goals, tries_one
+            if takes_goals:
+                consumer.call_soon(take_goals, consumer, one=tries_one)
+            else:
+                consumer.call_soon(leave_goals, consumer)
         return self.seconds
 
     def _ask(self, consumer: Any) -> IntakeState:
@@ -140,21 +145,3 @@ class Reporter(PeriodicStep):
             self._reporter.tell_overdue(everything=True)
         except redis.RedisError as error:
             logger.warning("Sentry was not told of the last letters: %s", reason_of(error))
-
-
-def _consume(consumer: Any, app: Any) -> None:
-    # Celery's add_task_queue does the same and writes a line, too many of them with a low limit.
-    queue = app.amqp.queues.select_add(goal_queue(app))
-    if consumer.task_consumer is None:
-        # A connection that is being made consumes what is selected.
-        return
-    if not consumer.task_consumer.consuming_from(queue.name):
-        consumer.task_consumer.add_queue(queue)
-        consumer.task_consumer.consume()
-
-
-def _cancel(consumer: Any, app: Any) -> None:
-    name = goal_queue(app).name
-    app.amqp.queues.deselect(name)
-    if consumer.task_consumer is not None:
-        consumer.task_consumer.cancel_by_queue(name)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from celery.exceptions import InvalidTaskError
 from celery.worker.strategy import default
@@ -22,6 +21,7 @@ from celery.worker.strategy import default
 from ..delivery.sending_time import enqueued_at, sent_at
 from ..message import ENQUEUED_AT_HEADER, EXPIRES_AT_HEADER, NOT_BEFORE_HEADER, UNDATED_HEADER
 from .lane import Lane
+from .lanes import lane_through
 from .request import redact_pool_log
 
 __all__ = ["receive_goal"]
@@ -32,14 +32,11 @@ _LONGEST_ID = 255
 #: What decides the next backoff needs no more; Celery computes two to this power.
 _MOST_RETRIES = 1000
 
-_LANES: WeakKeyDictionary[Any, Lane] = WeakKeyDictionary()
-
 
 def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """Return Celery's own handler of messages, behind a check of their shape."""
-    lane = _lane_through(consumer, task) if hasattr(consumer.pool, "executor") else None
-    by_lane = consumer if lane is None else _ByLane(consumer, lane)
-    receive: Callable[..., Any] = default(task, app, by_lane, **options)
+    """Return Celery's own handler of messages, behind a check of their shape, before the lane."""
+    lane = lane_through(consumer, task)
+    receive: Callable[..., Any] = default(task, app, _ByLane(consumer, lane), **options)
     logging.getLogger("celery.pool").addFilter(redact_pool_log)
 
     def on_message(message: Any, body: Any, ack: Any, *arguments: Any, **more: Any) -> Any:
@@ -58,8 +55,7 @@ def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
             # The crash-safe transport takes it from any thread, and gathers it. Celery would wake
             # its loop for each.
             ack = message.ack_log_error
-        if lane is not None:
-            lane.decoded = message.payload
+        lane.body = message.payload
         message.refuse = partial(consumer.on_unknown_task, body, message)
         return receive(message, body, ack, *arguments, **more)
 
@@ -67,22 +63,15 @@ def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
 
 
 class _ByLane:
-    """A consumer whose pool is the lane."""
+    """A consumer whose pool is the lane, and whose requests wait there."""
 
     def __init__(self, consumer: Any, lane: Lane) -> None:
         self._consumer = consumer
         self.pool = lane
+        self.on_task_request = lane.put
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._consumer, name)
-
-
-def _lane_through(consumer: Any, task: Any) -> Lane:
-    """Return the one lane through the consumer's pool: a new connection goes on with it."""
-    lane = _LANES.get(consumer.pool)
-    if lane is None:
-        lane = _LANES[consumer.pool] = Lane(task, consumer.pool, consumer.timer)
-    return lane
 
 
 def _date(described: Any, properties: Any) -> None:

@@ -57,7 +57,7 @@ from importlib.resources import files
 from itertools import count
 from queue import Empty
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import redis
@@ -68,6 +68,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from ..delivery.redis_errors import dropping, is_refused, reason_of
 from ..errors import ConfigurationError
+from .lane import Room
 
 __all__ = ["Channel", "Message", "QoS", "SentinelTransport", "Transport"]
 
@@ -115,6 +116,17 @@ class _Script:
 
 
 _CLAIM, _PUT_BACK, _RENEW = (_Script(name) for name in ("claim", "put_back", "renew"))
+
+
+class HasRoom(Protocol):
+    """What takes the messages of a queue."""
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait there."""
+
+    def room(self) -> Room:
+        """Return for how many more there is room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,20 +194,20 @@ class QoS(stock.QoS):  # type: ignore[misc]
     def can_consume(self) -> bool:
         """Return whether to claim, or to read what was claimed.
 
-        Claims of a few messages each would cost a round trip for a few: unless half of the room is
+        Claims of a few messages each would cost a round trip for a few: unless half of a room is
         free, it waits for more.
         """
         if not self.prefetch_count or self.channel.awaits_claim:
             return True
-        free = self.can_consume_max_estimate()
-        return bool(
-            free * 2 >= self.prefetch_count
-            or (free and monotonic() >= self.channel.claimed_at + _GATHER_SECONDS)
-        )
+        return any(self.channel.has_room_for(queue) for queue in self.channel.active_queues)
 
-    def is_half_free(self) -> bool:
-        """Return whether there is room for a large claim."""
-        return bool(len(self._delivered) - len(self._dirty) <= self.prefetch_count // 2)
+    def room(self) -> Room:
+        """Return the room for messages of queues that have none of their own."""
+        if not self.prefetch_count:
+            return Room(_MOST_AT_ONCE, _MOST_AT_ONCE)
+        elsewhere = sum(lane.waiting for lane in self.channel.rooms.values())
+        held = len(self._delivered) - len(self._dirty) - elsewhere
+        return Room(max(0, self.prefetch_count - held), self.prefetch_count)
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Note a message that Redis has as held already."""
@@ -277,6 +289,8 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._plain: Any = None
         self._without_acknowledgement: set[str] = set()
         self.claimed_at = 0.0
+        #: What has room of its own, by queue; what waits there does not count elsewhere.
+        self.rooms: dict[str, HasRoom] = {}
         super().__init__(*positional, **options)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
@@ -346,8 +360,11 @@ class Channel(stock.Channel):  # type: ignore[misc]
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Look for messages, or claim some: whichever is due."""
-        queues = self._queue_cycle.consume(len(self.active_queues))
-        if not queues or monotonic() < self._pause_until:
+        if monotonic() < self._pause_until:
+            return
+        active = self._queue_cycle.consume(len(self.active_queues))
+        queues = [queue for queue in active if self.has_room_for(queue)]
+        if not queues:
             return
         self._lists = [
             (self._key(self._q_for_pri(queue, priority)), queue, priority)
@@ -357,7 +374,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
         connection = self.client.connection
         if self._looks:
             self._asked = "BLMOVE"
-            command = self._look(self._lists)
+            command = self._look(self._lists, is_all=len(queues) == len(active))
         else:
             self._asked = "EVALSHA"
             command = self._claim(self._lists)
@@ -371,25 +388,38 @@ class Channel(stock.Channel):  # type: ignore[misc]
             self._pause(self._asked, error)
             self._forget_question()
 
-    def _look(self, lists: list[tuple[str, str, int]]) -> tuple[Any, ...]:
+    def has_room_for(self, queue: str) -> bool:
+        """Return whether it is worth to claim messages of a queue."""
+        lane = self.rooms.get(queue)
+        room = self.qos.room() if lane is None else lane.room()
+        has_gathered = monotonic() >= self.claimed_at + _GATHER_SECONDS
+        return room.is_half_free or (room.free > 0 and has_gathered)
+
+    def _look(self, lists: list[tuple[str, str, int]], *, is_all: bool) -> tuple[Any, ...]:
         first = lists[0][0]
-        if len(lists) == 1:
+        if len(lists) == 1 and is_all:
             return ("BLMOVE", first, first, "RIGHT", "RIGHT", self.brpop_timeout or _LOOK_SECONDS)
-        # All lists are claimed from after each look, so that it is enough to look at one of them.
+        # All lists are claimed from after each look, so that it is enough to look at one of them;
+        # and there may be room for messages of another queue soon.
         return ("BLMOVE", first, first, "RIGHT", "RIGHT", _SHORT_LOOK_SECONDS)
 
     def _claim(self, lists: list[tuple[str, str, int]]) -> tuple[Any, ...]:
-        room = self.qos.can_consume_max_estimate()
-        most = _MOST_AT_ONCE if room is None else min(room, _MOST_AT_ONCE)
+        own = sorted(self.rooms)
+        rooms = [self.qos.room().free, *(self.rooms[queue].room().free for queue in own)]
+        number = {queue: at for at, queue in enumerate(own, 2)}
         self._tag_prefix = f"{self._name}{next(self._claims):x}"
         self._has_woken = True
         self._on_their_way = self._take_acknowledged()
         self.claimed_at = monotonic()
         entries = [
-            word for _key, queue, priority in lists for word in (f',"","{queue}"]', priority)
+            word
+            for _key, queue, priority in lists
+            for word in (f',"","{queue}"]', priority, number.get(queue, 1))
         ]
+        sizes = (len(rooms), *rooms)
         keys = [*self._held_keys, *(key for key, _queue, _priority in lists)]
-        words = (len(keys), *keys, most, self._tag_prefix, *entries, *self._on_their_way)
+        most, prefix = _MOST_AT_ONCE, self._tag_prefix
+        words = (len(keys), *keys, most, prefix, *sizes, *entries, *self._on_their_way)
         if self._by_text:
             return ("EVAL", _CLAIM.text, *words)
         return ("EVALSHA", _CLAIM.digest, *words)
@@ -466,10 +496,13 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._acknowledged.append(tag)
         if not self.gathers:
             self.send_acknowledged()
-        elif not self._has_woken and self.qos.is_half_free():
+        elif not self._has_woken and self._has_other_queues() and self.qos.room().is_half_free:
             # Results arrive from other threads, and the loop sleeps.
             self._has_woken = True
             self.connection.cycle.wake()
+
+    def _has_other_queues(self) -> bool:
+        return any(queue not in self.rooms for queue in self._active_queues)
 
     def _take_acknowledged(self) -> list[str]:
         # Other threads may append meanwhile.
@@ -523,6 +556,12 @@ class Channel(stock.Channel):  # type: ignore[misc]
             _PUT_BACK.run(self.scripts, self._held_keys, words)
         except ResponseError as error:
             logger.warning("messages come back when their lease ends: %s", reason_of(error))
+
+    def give_back(self, tags: list[str]) -> None:
+        """Put messages back that nobody has begun to work on, as the next ones."""
+        for tag in tags:
+            virtual.QoS.ack(self.qos, tag)
+        self.put_back(tags, "RPUSH")
 
     def renew(self, tags: list[str]) -> None:
         """Begin the leases of held messages anew."""

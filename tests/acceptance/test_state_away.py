@@ -14,7 +14,7 @@ from celery import Celery
 from stack import Worker, clean_environment, wait_until
 
 from ninja_tasks import enqueue_goal, goal_status, install
-from ninja_tasks.testing import FakeSalesNinja, embedded_server
+from ninja_tasks.testing import Answer, FakeSalesNinja, embedded_server
 
 GOAL_ID = "299837db-9b51-45a4-996b-844d3fd05bbd"
 
@@ -29,10 +29,11 @@ def test_the_fate_of_a_goal_is_stored_before_its_message_is_acknowledged(
         )
         app = install(Celery("shop", broker=broker.url, set_as_current=False))
         app.conf.ninja_redis_url = store.url
-        api.default = status
+        api.default = Answer(status, delay_seconds=1)
         with Worker(tmp_path, environment, pool="threads") as worker:
-            store.kill()
             delivery_id = enqueue_goal(goal_id=GOAL_ID, customer_id=uuid.uuid4(), app=app)
+            wait_until(lambda: api.requests, "the request")
+            store.kill()
             wait_until(lambda: f"holding goal {delivery_id}" in worker.log, "the worker to wait")
             with app.connection_for_read() as connection:
                 assert connection.default_channel.client.hlen("ninja_tasks.unacked") == 1

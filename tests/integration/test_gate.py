@@ -1,4 +1,4 @@
-"""The gate in a real Valkey: claims, slots, holds, the breaker, and what the ledger says."""
+"""The gate in a real Valkey: claims, holds, the breaker, and what the ledger says."""
 
 from __future__ import annotations
 
@@ -266,42 +266,6 @@ def test_a_goal_is_admitted_and_settled_in_a_full_redis(rig: Rig) -> None:
         assert rig.answer(token="copy") is Answer.DELIVERED
     finally:
         rig.client.config_set("maxmemory", 0)
-
-
-# The limit
-
-
-def test_a_slot_is_handed_out_with_its_time_and_kept(client: redis.Redis) -> None:
-    rig = Rig(client, rate_limit="10/s")
-    assert rig.answer("a") is Answer.GO
-    waits = [rig.admit(name).wait_seconds for name in "bcd"]
-    assert waits == pytest.approx([0.1, 0.2, 0.3])
-    assert rig.admit("c").wait_seconds == pytest.approx(0.2)
-    assert rig.later(100).answer("b") is Answer.GO
-    assert rig.later(100).answer("c") is Answer.GO
-
-
-def test_a_slot_that_was_missed_is_lost(client: redis.Redis) -> None:
-    rig = Rig(client, rate_limit="10/s")
-    for name in "abc":
-        rig.admit(name)
-    rig.later(1000)
-    assert [rig.answer(name) for name in "bc"] == [Answer.GO, Answer.WAIT]
-
-
-def test_a_new_limit_does_not_wait_for_the_slots_of_the_old_one(client: redis.Redis) -> None:
-    slow = Rig(client, rate_limit="1/h")
-    assert [slow.answer(name) for name in "ab"] == [Answer.GO, Answer.WAIT]
-    fast = Rig(client, rate_limit="100/s")
-    assert fast.answer("b") is Answer.GO
-
-
-def test_goals_stay_in_the_queue_while_those_taken_fill_the_limit(client: redis.Redis) -> None:
-    rig = Rig(client, rate_limit="1/s")
-    for number in range(12):
-        rig.admit(str(number))
-    assert rig.gate.intake("w")[0] is Intake.LIMIT
-    assert rig.later(3000).gate.intake("w")[0] is Intake.OPEN
 
 
 # Holds, pause and breaker

@@ -9,8 +9,10 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from integration.test_gate import Rig, client
+from integration.test_limiter import limiter_of
 from models import BreakerModel, LimitModel
 
+from ninja_tasks.config import RateLimit
 from ninja_tasks.delivery.gate import Answer
 from ninja_tasks.delivery.outcomes import Outcome
 
@@ -23,23 +25,39 @@ every_time = settings(
 )
 
 
-@every_time
-@given(
-    gaps=st.lists(st.integers(0, 400), min_size=1, max_size=60),
-    rate=st.sampled_from([5, 10, 20, 40, 100]),
+SETTINGS = (None, *(RateLimit(goals, seconds) for goals, seconds in ((5, 1), (100, 1), (30, 60))))
+questions = st.lists(
+    st.tuples(
+        st.sampled_from("abc"),
+        st.one_of(st.integers(0, 400), st.integers(-20_000, 20_000)),
+        st.integers(0, 50),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=60,
 )
-def test_the_limit_hands_out_the_slots_of_the_model(
-    client: redis.Redis, gaps: list[int], rate: int
+
+
+@every_time
+@given(asked=questions, rates=st.lists(st.sampled_from(SETTINGS), min_size=3, max_size=3))
+def test_the_limiter_hands_out_the_slots_of_the_model_also_when_the_clock_jumps(
+    client: redis.Redis, asked: list[tuple[str, int, int, bool]], rates: list[RateLimit | None]
 ) -> None:
     client.flushall()
-    rig = Rig(client, rate_limit=f"{rate}/s")
-    model = LimitModel(1000 / rate, (max(1, rate // 10) + 1) / 2)
-    for number, gap in enumerate(gaps):
+    rig, model = Rig(client), LimitModel()
+    # One started after the other, as far as their own clocks tell.
+    ages = {"a": 30_000, "b": 20_000, "c": 10_000}
+    settings = dict(zip("abc", rates, strict=True))
+    for worker, gap, wanted, holds in asked:
         rig.later(gap)
-        wait = model.slot(rig.now) - rig.now
-        answer = rig.admit(str(number))
-        assert answer.wait_seconds * 1000 == pytest.approx(wait, abs=1)
-        assert answer.answer is (Answer.WAIT if wait > 0 else Answer.GO)
+        limiter = limiter_of(client, settings[worker], worker, ages[worker])
+        grant = limiter.ask(wanted, holds=holds)
+        expected = model.ask(
+            worker, rig.now - ages[worker], settings[worker], rig.now, wanted, holds=holds
+        )
+        assert (grant.rate, grant.count) == (expected.rate, expected.count)
+        if grant.count:
+            assert grant.first_in_seconds == pytest.approx(expected.first_in_seconds, abs=1e-4)
 
 
 events = st.lists(

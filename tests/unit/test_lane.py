@@ -1,4 +1,4 @@
-"""The lane: goals in a row, acknowledged when they are settled, in as many series as it pays."""
+"""The lanes: goals begin when they have a slot and the pool can take them; in threads, in a row."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from celery.exceptions import Reject
 from celery.utils.timer2 import Timer
 from stack import wait_until
 
+from ninja_tasks.config import RateLimit
 from ninja_tasks.delivery import stopping
-from ninja_tasks.worker.lane import Lane
+from ninja_tasks.delivery.limiter import Grant
+from ninja_tasks.delivery.slots import use_slot
+from ninja_tasks.worker.lane import PoolLane, Room
+from ninja_tasks.worker.series import SeriesLane
 
 THREADS = 8
 
@@ -43,10 +47,31 @@ class Series:
         self.ask()
 
 
+class Limiter:
+    """Stands in for the limiter: without a limit, or with slots at given times."""
+
+    def __init__(self, rate: RateLimit | None = None) -> None:
+        self.rate = rate
+        self.is_away = False
+        self.asked: list[int] = []
+        self._next_at = 0.0
+
+    def ask(self, wanted: int, *, holds: bool) -> Grant:
+        if self.is_away:
+            raise redis.ConnectionError
+        self.asked.append(wanted)
+        if self.rate is None:
+            return Grant(None, 0, 0.0)
+        now = time.monotonic()
+        first = max(self._next_at, now)
+        self._next_at = first + wanted * self.rate.interval_milliseconds / 1000
+        return Grant(self.rate, wanted, first - now)
+
+
 class Rig:
     """A lane through a real pool of threads, and what its goals did."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, rate: RateLimit | None = None) -> None:
         self.threads = threading.local()
         self.is_away = False
         self.events: list[tuple[str, str]] = []
@@ -56,7 +81,11 @@ class Rig:
         self.pool = TaskPool(limit=threads)
         self.pool.start()
         self.timer = Timer()
-        self.lane = Lane(self, self.pool, self.timer)  # type: ignore[arg-type]
+        self.limiter = Limiter(rate)
+        self.lane = SeriesLane(self.limiter, self, self.pool, self.timer)  # type: ignore[arg-type]
+        self.lane.prefetch = 4 * threads
+        self.lane.on_request = lambda request: request()
+        self.lane.start()
 
     @contextmanager
     def series(self, on_confirmed: Callable[[], None]) -> Iterator[Series]:
@@ -80,14 +109,17 @@ class Rig:
             self.events.append(("done", name))
             self.results[name] = result
 
-        self.lane.apply_async(
-            run, ("reach_goal", name, {}), callback=done, accept_callback=lambda pid, at: None
+        self.lane.put(
+            lambda: self.lane.apply_async(
+                run, ("reach_goal", name, {}), callback=done, accept_callback=lambda pid, at: None
+            )
         )
 
     def wait_for(self, count: int) -> None:
         wait_until(lambda: len(self.results) >= count, f"{count} goals")
 
     def stop(self) -> None:
+        self.lane.end()
         self.timer.stop()
         self.pool.stop()
 
@@ -199,7 +231,7 @@ def test_goals_run_in_one_thread_where_series_are_crowded_and_in_all_where_they_
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     share = 0.95
-    monkeypatch.setattr(Lane, "_share", lambda lane: share)
+    monkeypatch.setattr(SeriesLane, "_share", lambda lane: share)
     for number in range(400):
         rig.put(str(number), lambda series: time.sleep(0.005))
     rig.wait_for(320)
@@ -245,3 +277,183 @@ def test_goals_left_in_a_pool_that_has_ended_are_not_run(rig: Rig) -> None:
     with suppress(RuntimeError):
         rig.put("0")
     assert not rig.events
+
+
+# The limit
+
+
+@pytest.fixture
+def limited() -> Iterator[Rig]:
+    made = Rig(THREADS, RateLimit(50, 1))
+    yield made
+    made.stop()
+
+
+def test_goals_go_one_after_the_other_at_the_limit_and_no_thread_waits_for_it(
+    limited: Rig,
+) -> None:
+    began: list[float] = []
+
+    def work(series: Series) -> None:
+        began.append(time.monotonic())
+        use_slot()
+
+    for number in range(30):
+        limited.put(str(number), work)
+    limited.wait_for(30)
+    assert limited.most_at_once < THREADS
+    assert began[-1] - began[0] >= 29 / 50 - 0.08
+    assert sum(limited.limiter.asked) >= 30
+
+
+def test_a_slot_that_a_goal_did_not_need_goes_to_the_next_one(limited: Rig) -> None:
+    for number in range(200):
+        limited.put(str(number), lambda series: None)
+    limited.wait_for(200)
+    assert sum(limited.limiter.asked) < 60
+
+
+def test_goals_wait_while_the_limiter_is_away_and_go_when_it_is_back(
+    limited: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    limited.limiter.is_away = True
+    limited.put("0")
+    wait_until(lambda: "the limiter was not reached" in caplog.text, "the line in the log")
+    assert not limited.events
+    limited.limiter.is_away = False
+    limited.wait_for(1)
+
+
+def test_what_has_not_begun_is_taken_out_at_once_in_its_order(limited: Rig) -> None:
+    started = threading.Event()
+
+    def work(series: Series) -> None:
+        use_slot()
+        started.set()
+
+    for number in range(30):
+        limited.put(str(number), work)
+    started.wait(5)
+    out = limited.lane.empty(is_lost=False)
+    assert 0 < len(out) < 30
+    assert limited.lane.waiting == 0
+    limited.wait_for(30 - len(out))
+    limited.put("last")
+    wait_until(lambda: "last" in limited.results, "the lane to go on")
+    assert len(limited.results) == 31 - len(out)
+
+
+def test_room_follows_the_limit_and_what_is_fetched(limited: Rig) -> None:
+    limited.lane.prefetch = 128
+    limited.put("0", lambda series: time.sleep(0.2))
+    wait_until(lambda: limited.lane.room().size == 50, "the limit to be known")
+    assert limited.lane.room() == Room(50, 50)
+    for number in range(60):
+        limited.put(str(number), lambda series: use_slot())
+    assert limited.lane.room().free == 0
+
+
+def test_one_goal_at_a_time_tries_an_api_that_failed(rig: Rig) -> None:
+    rig.lane.try_one(True)
+    for number in range(8):
+        rig.put(str(number), lambda series: time.sleep(0.02))
+    rig.wait_for(8)
+    assert rig.most_at_once == 1
+    rig.lane.try_one(False)
+    for number in range(8, 40):
+        rig.put(str(number), lambda series: time.sleep(0.05))
+    rig.wait_for(40)
+    assert rig.most_at_once > 1
+
+
+def test_goals_leave_threads_to_other_tasks(rig: Rig) -> None:
+    rig.lane.concurrency = THREADS // 2
+    for number in range(6 * THREADS):
+        rig.put(str(number), lambda series: time.sleep(0.02))
+    rig.wait_for(6 * THREADS)
+    assert rig.most_at_once == THREADS // 2
+
+
+# Any pool
+
+
+class Request:
+    """Stands in for Celery's."""
+
+    def __init__(self, lane: PoolLane, done: Callable[[Any], None]) -> None:
+        self.request_dict: dict[str, Any] = {}
+        self._lane = lane
+        self._done = done
+
+    def run(self) -> None:
+        self._lane.apply_async(
+            lambda *arguments: (0, "delivered", 0.0),
+            ("reach_goal", "id", self.request_dict),
+            callback=self._done,
+            accept_callback=lambda pid, at: None,
+            error_callback=self._done,
+            timeout_callback=lambda soft, seconds: self._done(soft),
+        )
+
+
+class Pool:
+    """Stands in for a pool: its goals run when a test says so."""
+
+    def __init__(self) -> None:
+        self.limit = 2
+        self.given: list[dict[str, Any]] = []
+
+    def apply_async(self, target: Any, args: Any, kwargs: Any = None, **options: Any) -> None:
+        self.given.append({"run": lambda: target(*args), **options})
+
+    def accept(self, number: int) -> None:
+        self.given[number]["accept_callback"](1, 0.0)
+
+
+@pytest.fixture
+def pool_lane() -> Iterator[tuple[PoolLane, Pool]]:
+    pool = Pool()
+    lane = PoolLane(Limiter(), pool, None)  # type: ignore[arg-type]
+    lane.prefetch = 8
+    lane.concurrency = 2
+    lane.on_request = Request.run
+    lane.start()
+    yield lane, pool
+    lane.end()
+
+
+def test_a_pool_is_given_as_many_goals_as_it_may_have_and_the_next_when_one_has_ended(
+    pool_lane: tuple[PoolLane, Pool],
+) -> None:
+    lane, pool = pool_lane
+    results: list[Any] = []
+    for _ in range(5):
+        lane.put(Request(lane, results.append))
+    wait_until(lambda: len(pool.given) == 2, "two goals to begin")
+    assert lane.waiting == 3
+    first = pool.given[0]
+    first["accept_callback"](1, 0.0)
+    first["callback"](first["run"]())
+    assert results == [(0, "delivered", 0.0)]
+    assert len(pool.given) == 3
+    pool.accept(1)
+    pool.given[1]["error_callback"]("lost")
+    assert len(pool.given) == 4
+    pool.given[2]["timeout_callback"](True, 1.0)
+    assert len(pool.given) == 4
+    pool.given[2]["timeout_callback"](False, 1.0)
+    assert len(pool.given) == 5
+
+
+def test_goals_that_the_pool_has_not_begun_stop_the_next_ones(
+    pool_lane: tuple[PoolLane, Pool],
+) -> None:
+    lane, pool = pool_lane
+    lane.concurrency = 4
+    lane.put(Request(lane, bool))
+    wait_until(lambda: pool.given, "a goal to begin")
+    time.sleep(0.1)  # so long has it not begun
+    lane.put(Request(lane, bool))
+    assert len(pool.given) == 1
+    pool.accept(0)
+    wait_until(lambda: len(pool.given) == 2, "the next goal to begin")

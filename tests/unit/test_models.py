@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from celery.utils.time import get_exponential_backoff_interval
 from hypothesis import given
 from hypothesis import strategies as st
 from models import BreakerModel, LimitModel
 
+from ninja_tasks.config import RateLimit
 from ninja_tasks.delivery.outcomes import Attempt, Outcome, Verdict, decide
 from ninja_tasks.delivery.record import DeliveryRecord
 from ninja_tasks.tasks import reach_goal
@@ -16,7 +18,6 @@ from ninja_tasks.tasks import reach_goal
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 FRESH = DeliveryRecord("one", MOMENT)
 
-gaps = st.lists(st.floats(0, 3000, allow_nan=False), min_size=1, max_size=150)
 failures = st.sampled_from(
     [
         Attempt(Outcome.NOT_SENT, MOMENT, 1, error="ConnectionRefusedError"),
@@ -27,25 +28,61 @@ failures = st.sampled_from(
 )
 
 
-@given(gaps=gaps, rate=st.integers(1, 200), burst=st.integers(1, 20), window=st.floats(1, 5000))
-def test_no_window_has_more_slots_than_the_rate_and_the_burst(
-    gaps: list[float], rate: int, burst: int, window: float
-) -> None:
-    limit, now, slots = LimitModel(1000 / rate, burst), 0.0, []
-    for gap in gaps:
+rates = st.builds(RateLimit, st.integers(1, 2000), st.sampled_from([1, 60]))
+questions = st.lists(
+    st.tuples(st.floats(0, 3000, allow_nan=False), st.sampled_from("abc"), st.integers(0, 300)),
+    min_size=1,
+    max_size=80,
+)
+
+
+def slots_of(
+    limit: LimitModel, rate: RateLimit, asked: list[tuple[float, str, int]]
+) -> list[float]:
+    """Let workers ask after gaps, and return the times of all slots in milliseconds."""
+    now, slots = 0.0, []
+    for gap, worker, wanted in asked:
         now += gap
-        slots.append(limit.slot(now))
-    assert slots == sorted(slots)
-    for number, slot in enumerate(slots):
-        inside = [one for one in slots[number:] if one < slot + window]
-        assert len(inside) <= rate * window / 1000 + burst + 1e-6
+        grant = limit.ask(worker, 0.0, rate, now, wanted, holds=True)
+        slots += [now + 1000 * seconds for seconds in grant.times()]
+    return slots
 
 
-@given(rate=st.integers(1, 200), burst=st.integers(1, 20), count=st.integers(2, 200))
-def test_a_backlog_uses_the_whole_rate(rate: int, burst: int, count: int) -> None:
-    limit = LimitModel(1000 / rate, burst)
-    slots = [limit.slot(0.0) for _ in range(count)]
-    assert slots[-1] <= (count - 1) * 1000 / rate + 1e-6
+@given(rate=rates, asked=questions)
+def test_slots_are_an_interval_apart_and_never_beyond_the_horizon(
+    rate: RateLimit, asked: list[tuple[float, str, int]]
+) -> None:
+    limit = LimitModel()
+    slots = slots_of(limit, rate, asked)
+    for earlier, later in pairwise(slots):
+        assert later - earlier >= rate.interval_milliseconds - 1e-6
+    assert all(slot <= sum(gap for gap, *_ in asked) + limit.horizon + 1e-6 for slot in slots)
+
+
+@given(rate=rates, count=st.integers(2, 300))
+def test_no_slot_is_left_out_while_somebody_asks_in_time(rate: RateLimit, count: int) -> None:
+    limit = LimitModel()
+    slots: list[float] = []
+    now = 0.0
+    while len(slots) < count:
+        # One that waits holds a slot beyond the horizon, and asks again when it is used.
+        grant = limit.ask("a", 0.0, rate, now, count, holds=False)
+        slots += [now + 1000 * seconds for seconds in grant.times()]
+        now = max(now, slots[-1] - 100)
+    assert slots[-1] - slots[0] <= (len(slots) - 1) * rate.interval_milliseconds + 1e-3
+
+
+@given(rate=rates, workers=st.integers(1, 20), back=st.floats(0, 1e9), wanted=st.integers(1, 300))
+def test_a_clock_that_was_set_back_holds_nobody_up_for_long(
+    rate: RateLimit, workers: int, back: float, wanted: int
+) -> None:
+    limit, now = LimitModel(), 1e9
+    for number in range(workers):
+        limit.ask(str(number), 0.0, rate, now, wanted, holds=False)
+    later = now - back + 1
+    grant = limit.ask("0", 0.0, rate, later, 1, holds=False)
+    longest = limit.horizon + (workers + 1) * rate.interval_milliseconds
+    assert grant.times()[0] * 1000 <= longest + 1e-6
 
 
 events = st.lists(

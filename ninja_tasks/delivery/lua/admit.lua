@@ -1,10 +1,9 @@
 -- May this goal be sent now? Claims it if so.
--- KEYS: page, times of parked goals, gate, limiter, heartbeat of this process, letters
+-- KEYS: page, times of parked goals, gate, heartbeat of this process, letters
 -- ARGV: delivery id, token, this process, expired, stop on doubt, then of the message: made, charged,
 --       doubtful, possible duplicate, replays
--- Constants: LEASE, LIFE (of a page), INTERVAL (0: no limit), TOLERANCE, LATENESS (of a slot),
---       HEARTBEAT_LIFE and PROBE (until another goal may try an API that fails), all in ms;
---       MAX_ATTEMPTS; MOST_LOSSES (how often a worker may be lost)
+-- Constants: LEASE, LIFE (of a page), HEARTBEAT_LIFE and PROBE (until another goal may try an API that
+--       fails), all in ms; MAX_ATTEMPTS; MOST_LOSSES (how often a worker may be lost)
 -- Returns: answer, milliseconds to wait, made, charged, doubtful, possible duplicate, replays,
 --          when its workers were lost since the last answer
 write_although_full(KEYS[3])
@@ -27,7 +26,7 @@ local others = page.lease_until > 0 and page.token ~= token
 if others and page.lease_until > now then
   local alive = 0
   if page.owner == '-' then alive = page.lease_until - now
-  else alive = redis.call('PTTL', string.sub(KEYS[5], 1, -#process - 1) .. page.owner) end
+  else alive = redis.call('PTTL', string.sub(KEYS[4], 1, -#process - 1) .. page.owner) end
   if alive > 0 then return answer('busy', math.min(alive, page.lease_until - now)) end
 end
 -- A whole number is a parked goal, so this message is an old copy of it; the mover's claims are not whole.
@@ -65,25 +64,10 @@ if open_until > 0 and gate[4] and gate[4] ~= token and tonumber(gate[5]) > now t
   return answer('breaker', 1000)
 end
 
-if INTERVAL > 0 then
-  local full_at = math.max(tonumber(redis.call('GET', KEYS[4]) or 0), now)
-  local fresh = math.max(now, full_at - TOLERANCE)
-  if page.slot + LATENESS < now or page.slot > fresh then
-    page.slot = fresh
-    full_at = full_at + INTERVAL
-    redis.call('SET', KEYS[4], string.format('%.3f', full_at), 'PX', math.ceil(full_at - now + 1000))
-  end
-  if page.slot > now then
-    page.lease_until = 0
-    write_page(KEYS[1], page, life)
-    return answer('wait', page.slot - now)
-  end
-end
-
-page.slot, page.token, page.claimed_at, page.lease_until = 0, token, now, now + LEASE
+page.token, page.claimed_at, page.lease_until = token, now, now + LEASE
 page.owner = process
 -- The main process beats for its children, and may not know this one yet.
-redis.call('SET', KEYS[5], '1', 'PX', HEARTBEAT_LIFE, 'NX')
+redis.call('SET', KEYS[4], '1', 'PX', HEARTBEAT_LIFE, 'NX')
 write_page(KEYS[1], page, life)
 if open_until > 0 then
   redis.call('HSET', KEYS[3], 'probe', token, 'probe_until', string.format('%.0f', now + PROBE))

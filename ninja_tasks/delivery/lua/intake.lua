@@ -1,7 +1,7 @@
 -- Should a worker take goals from the queue?
--- KEYS: gate, limiter
--- ARGV: name of the worker, turn's length ms, tolerance ms, longest wait for the limit ms
--- Returns: open, paused, hold, breaker, probe or limit; milliseconds for which that holds at least
+-- KEYS: gate
+-- ARGV: name of the worker, turn's length ms
+-- Returns: open, paused, hold, breaker or probe; milliseconds for which that holds at least
 local now = now_ms()
 local gate = redis.call('HMGET', KEYS[1], 'paused', 'hold_until', 'open_until', 'probe_until', 'turn', 'turn_until')
 if gate[1] then return {'paused', 0} end
@@ -18,6 +18,4 @@ if open_until > 0 then
   redis.call('HSET', KEYS[1], 'turn', ARGV[1], 'turn_until', string.format('%.0f', now + ARGV[2]))
   return {'probe', 0}
 end
-local wait = tonumber(redis.call('GET', KEYS[2]) or 0) - tonumber(ARGV[3]) - now
-if wait > tonumber(ARGV[4]) then return {'limit', math.ceil(wait - ARGV[4])} end
 return {'open', 0}

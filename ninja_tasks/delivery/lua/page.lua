@@ -6,8 +6,9 @@ end
 
 -- A goal's page in the ledger, one string of words:
 --   d <delivered at, ms> <attempts> <possible duplicate> <token>
---   o <attempts> <charged> <doubtful> <possible duplicate> <replays> <slot, ms> <token> <claimed at, ms> <lease until, ms>
+--   o <attempts> <charged> <doubtful> <possible duplicate> <replays> <0> <token> <claimed at, ms> <lease until, ms>
 --     <process that claimed it> <how often its worker was lost since the last answer> <when, ms and comma>
+-- The 0 is a slot of the limit in pages of an earlier version.
 -- A lease of 0 means that the attempt with this token is settled. With a lease, -1 as the time of the claim
 -- means that it is settled too, and its worker is writing the goal's dead letter; 0 means that an earlier
 -- version asked about the goal before its turn, and did not send it.
@@ -16,7 +17,7 @@ end
 local function read_page(key)
   local text = redis.call('GET', key)
   local page = {made = 0, charged = 0, doubtful = 0, duplicate = 0, replays = -1,
-                slot = 0, token = '-', claimed_at = 0, lease_until = 0, owner = '-', lost = 0, losses = '-'}
+                token = '-', claimed_at = 0, lease_until = 0, owner = '-', lost = 0, losses = '-'}
   if not text then return page end
   local words = {}
   for word in string.gmatch(text, '%S+') do words[#words + 1] = word end
@@ -32,15 +33,15 @@ local function read_page(key)
   end
   page.made, page.charged, page.doubtful = number(2), number(3), number(4)
   page.duplicate, page.replays = number(5), number(6)
-  page.slot, page.token = number(7), words[8] or '-'
+  page.token = words[8] or '-'
   page.claimed_at, page.lease_until = number(9), number(10)
   page.owner, page.lost, page.losses = words[11] or '-', number(12), string.match(words[13] or '', '^[%d,]+$') or '-'
   return page
 end
 
 local function write_page(key, page, ttl_ms)
-  local text = string.format('o %d %d %d %d %d %.3f %s %.0f %.0f %s %d %s', page.made, page.charged,
-    page.doubtful, page.duplicate, page.replays, page.slot, page.token, page.claimed_at, page.lease_until,
+  local text = string.format('o %d %d %d %d %d 0 %s %.0f %.0f %s %d %s', page.made, page.charged,
+    page.doubtful, page.duplicate, page.replays, page.token, page.claimed_at, page.lease_until,
     page.owner, page.lost, page.losses)
   redis.call('SET', key, text, 'PX', ttl_ms)
 end

@@ -1,11 +1,13 @@
 -- Acknowledges what is done, and takes messages: off their lists and into the held ones, in one step.
 -- KEYS: held messages, their leases, then the lists in the order in which they are looked at
--- ARGV: most messages to take, prefix of their tags, for each list the end of its entry and its
---       priority, then the acknowledged tags
+-- ARGV: most messages to take, prefix of their tags, number of rooms, for each room how many messages
+--       it takes, for each list the end of its entry, its priority, and the number of its room, then the
+--       acknowledged tags
 -- Returns: for each message the number of its list and its bytes; the n-th has the tag
 --          <prefix>.<n>.<priority>
-local lists = #KEYS - 2
-for first = 3 + 2 * lists, #ARGV, 1000 do
+local lists, rooms, free = #KEYS - 2, tonumber(ARGV[3]), {}
+for room = 1, rooms do free[room] = tonumber(ARGV[3 + room]) end
+for first = 4 + rooms + 3 * lists, #ARGV, 1000 do
   local last = math.min(first + 999, #ARGV)
   redis.call('ZREM', KEYS[2], unpack(ARGV, first, last))
   redis.call('HDEL', KEYS[1], unpack(ARGV, first, last))
@@ -15,16 +17,18 @@ local time = redis.call('TIME')
 local now = string.format('%d.%06d', time[1], time[2])
 local taken, count = {}, 0
 for number = 1, lists do
-  if count >= most then break end
-  local list = KEYS[number + 2]
+  local list, words = KEYS[number + 2], 1 + rooms + 3 * number
+  local ends, priority, room = ARGV[words], ARGV[words + 1], tonumber(ARGV[words + 2])
+  local wanted = math.min(most - count, free[room])
   -- This comes first: after one command that frees memory, a full Redis lets a script write.
-  local messages = redis.call('RPOP', list, most - count)
+  local messages = wanted > 0 and redis.call('RPOP', list, wanted)
   if messages and #messages > 0 then
     local held, leases = {}, {}
+    free[room] = free[room] - #messages
     for _, raw in ipairs(messages) do
       count = count + 1
-      local tag = ARGV[2] .. '.' .. count .. '.' .. ARGV[2 * number + 2]
-      held[#held + 1], held[#held + 2] = tag, '[' .. raw .. ARGV[2 * number + 1]
+      local tag = ARGV[2] .. '.' .. count .. '.' .. priority
+      held[#held + 1], held[#held + 2] = tag, '[' .. raw .. ends
       leases[#leases + 1], leases[#leases + 2] = now, tag
       taken[#taken + 1], taken[#taken + 2] = number, raw
     end
