@@ -178,13 +178,17 @@ class DeadLetterStore:
     def put(self, letter: DeadLetter) -> bool:
         """Write a letter, and return whether it is there; safe to repeat.
 
-        It is not written if its goal is delivered, or has a letter that says more.
+        It is not written if its goal is delivered, or has a letter that says more; nor that of a
+        malformed message, if anything is known by its id.
         """
         died_at = datetime.fromisoformat(letter.died_at).timestamp() if letter.died_at else 0.0
         name = letter.delivery_id
         said = self._put(
             keys=[self._keys.letters, self._keys.letter_times, self._keys.page(name)],
-            args=[name, _document(letter), died_at, letter.replays, letter.attempts],
+            args=[
+                *(name, _document(letter), died_at, letter.replays, letter.attempts),
+                (letter.raw or "") if letter.reason == "malformed" else "",
+            ],
         )
         return str(said) == "written"
 

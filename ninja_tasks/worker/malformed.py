@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, wraps
 from queue import SimpleQueue
@@ -145,14 +146,17 @@ class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
                 time.sleep(_AGAIN_SECONDS)
 
     def _write_letter(self, message: Any, fault: str) -> None:
-        letter = self._letter(message, fault)
-        self._store.put(letter)
+        raw = getattr(message, "raw", None) or _bytes(message.body)
+        letter = self._letter(message, fault, raw)
+        if not self._store.put(letter):
+            # Its id is that of a goal; the same bytes have this one again.
+            letter = replace(letter, delivery_id=_id_of(raw))
+            self._store.put(letter)
         self._reporter.tell(letter, self._store)
         consumer = self._consumer
         consumer.call_soon(message.ack_log_error, logger, consumer.connection_errors)
 
-    def _letter(self, message: Any, fault: str) -> DeadLetter:
-        raw = getattr(message, "raw", None) or _bytes(message.body)
+    def _letter(self, message: Any, fault: str, raw: bytes) -> DeadLetter:
         now = datetime.now(UTC).isoformat()
         return DeadLetter(
             delivery_id=self._delivery_id(message, raw),
@@ -177,17 +181,18 @@ class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
             raw=base64.b64encode(raw).decode(),
         )
 
-    def _delivery_id(self, message: Any, raw: bytes) -> str:
+    @staticmethod
+    def _delivery_id(message: Any, raw: bytes) -> str:
         """Return the message's own id, else one that the same bytes have again."""
         headers = message.headers if isinstance(message.headers, dict) else {}
         own = headers.get("id")
         if isinstance(own, str) and own.isprintable() and 0 < len(own) <= _LONGEST_ID:
-            there = self._store.get(own)
-            # A broken copy must not replace the letter of a whole goal, which another version may
-            # be able to read.
-            if there is None or (there.is_readable and there.letter.reason == "malformed"):
-                return own
-        return str(uuid.uuid5(uuid.NAMESPACE_OID, raw.hex()))
+            return own
+        return _id_of(raw)
+
+
+def _id_of(raw: bytes) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, raw.hex()))
 
 
 def _bytes(body: Any) -> bytes:

@@ -179,6 +179,44 @@ def test_a_late_delivery_removes_the_letter_and_is_marked(goal: Goal) -> None:
     assert (entry.possible_duplicate, entry.attempts) == (True, 2)
 
 
+# Letters of messages that were no goals
+
+
+MALFORMED = replace(LETTER, reason="malformed", attempts=0, payload=None, raw="e30=")
+
+
+def test_bytes_are_not_lost_where_their_id_is_that_of_a_goal(goal: Goal) -> None:
+    goal.die()
+    assert not goal.store.put(MALFORMED)
+    assert goal.letter().reason == "rejected"
+    goal.admit("two")
+    goal.settle(Outcome.DELIVERED, "two")
+    assert not goal.store.put(replace(MALFORMED, delivery_id="two"))
+
+
+def test_the_same_bytes_have_one_letter_and_others_under_their_id_none(goal: Goal) -> None:
+    assert goal.store.put(MALFORMED)
+    assert goal.store.put(replace(MALFORMED, died_at=MOMENT.isoformat()))
+    assert not goal.store.put(replace(MALFORMED, raw="W10="))
+    assert goal.letter() == MALFORMED
+
+
+def test_a_goal_that_dies_under_the_id_of_such_a_letter_moves_it(goal: Goal) -> None:
+    goal.store.put(MALFORMED)
+    goal.die()
+    reasons = {one.letter.reason: one.letter for one in goal.store.newest()}
+    assert set(reasons) == {"rejected", "malformed"}
+    assert reasons["malformed"].raw == MALFORMED.raw
+    assert goal.letter().reason == "rejected"
+
+
+def test_a_goal_that_is_delivered_under_the_id_of_such_a_letter_leaves_it(goal: Goal) -> None:
+    goal.store.put(MALFORMED)
+    goal.admit()
+    goal.settle(Outcome.DELIVERED)
+    assert goal.letter() == MALFORMED
+
+
 # Lost workers
 
 

@@ -31,8 +31,10 @@ page.made = math.max(page.made + (is_others_claim and 1 or 0), made)
 if outcome == 'delivered' or page.delivered then
   page.delivered, page.at = true, page.at or string.format('%.0f', now)
   redis.call('SET', KEYS[1], string.format('d %s %d %d %s', page.at, page.made, page.duplicate, token), 'PX', LIFE)
-  redis.call('HDEL', KEYS[5], ARGV[1])
-  redis.call('ZREM', KEYS[6], ARGV[1])
+  if read_letter(KEYS[5], ARGV[1]) then
+    redis.call('HDEL', KEYS[5], ARGV[1])
+    redis.call('ZREM', KEYS[6], ARGV[1])
+  end
 elseif not is_others_claim then
   -- An attempt from before a replay is charged no more.
   if replays >= page.replays then page.charged = math.max(page.charged, charged) end

@@ -87,6 +87,17 @@ def test_a_broken_copy_does_not_replace_the_letter_of_a_whole_goal(system: Syste
     assert whole.delivery_id == parts.headers["id"] != broken.delivery_id
 
 
+def test_a_broken_message_with_the_id_of_a_delivered_goal_is_not_lost(system: System) -> None:
+    goal = {"goal_id": GOAL["GoalId"], "customer_id": uuid.uuid4()}
+    parts = Parts(body=b"{bad json")
+    parts.headers["id"] = enqueue_goal(**goal, app=system.app)
+    system.status_when(parts.headers["id"], "delivered")
+    raw = json.dumps(parts.packed()).encode()
+    letter = put(system, raw)
+    assert base64.b64decode(letter.raw or "") == raw
+    assert system.status_when(parts.headers["id"], "delivered")
+
+
 def test_people_see_the_bytes_and_the_log_does_not(system: System) -> None:
     letter = put(system, b"a-secret-that-is-no-json")
     shown = system.json_of("dead", "show", letter.delivery_id)
