@@ -77,9 +77,8 @@ def publish_confirmed(
         try:
             with connections.one(app, queue, deadline) as link:
                 used_before = link.used_before
-                until = link.end_of_try(deadline)
-                send(link.producer, until - time.monotonic())
-                link.wait_for_confirmations(until)
+                send(link.producer, link.patience_seconds(deadline))
+                link.wait_for_confirmations(deadline)
             return
         except _NOT_THE_BROKERS:
             raise
@@ -114,9 +113,14 @@ class _Confirmations:
         channel.events["basic_nack"].add(_refused)
         channel.events["basic_return"].add(_returned)
 
-    def wait(self, until: float) -> None:
+    def wait(self, deadline: float, patience_seconds: float) -> None:
+        """Wait until nothing is open.
+
+        Raises:
+            TimeoutError: at the deadline, or if nothing comes for a time.
+        """
         while self._open:
-            seconds = until - time.monotonic()
+            seconds = min(deadline - time.monotonic(), patience_seconds)
             if seconds <= 0:
                 raise TimeoutError("no confirmation in time")
             self._connection.drain_events(timeout=seconds)
@@ -176,14 +180,19 @@ class _Link:
     def _failed(self, error: Exception, seconds: float) -> None:
         self.failures += 1
 
-    def end_of_try(self, deadline: float) -> float:
-        """Return until when to wait: after an idle time there must be time for a second try."""
-        now = time.monotonic()
-        return now + (deadline - now) / 2 if self.used_before else deadline
+    def patience_seconds(self, deadline: float) -> float:
+        """Return how long the broker may be silent: after an old connection comes one more try."""
+        seconds = max(0.0, deadline - time.monotonic())
+        return seconds / 2 if self.used_before else seconds
 
-    def wait_for_confirmations(self, until: float) -> None:
+    def wait_for_confirmations(self, deadline: float) -> None:
+        """Wait until the broker has confirmed everything.
+
+        Raises:
+            TimeoutError: if it does not in time.
+        """
         if self.confirmations is not None:
-            self.confirmations.wait(until)
+            self.confirmations.wait(deadline, self.patience_seconds(deadline))
 
     def close(self) -> None:
         """Close it without a word to the broker, which may not answer."""
@@ -207,6 +216,8 @@ class _Connections:
         self._slots = threading.BoundedSemaphore(limit or _LIMIT_WITHOUT_POOL)
         self._idle: list[_Link] = []
         self._addresses = _addresses(app.conf.broker_write_url)
+        self._end = finalize(app, self.close_idle)
+        self._end.atexit = False
 
     @contextlib.contextmanager
     def one(self, app: Celery, queue: Queue, deadline: float) -> Iterator[_Link]:
@@ -241,6 +252,10 @@ class _Connections:
             while True:
                 self._idle.pop().close()
 
+    def leave(self) -> None:
+        """Let go of connections that belong to the parent of this process, and close none."""
+        self._end.detach()
+
     def _new(self, app: Celery, queue: Queue, deadline: float) -> _Link:
         """Connect in a thread of its own, because a name server may keep us waiting for minutes.
 
@@ -249,10 +264,7 @@ class _Connections:
         answer: Future[None] = Future()
         try:
             link = self._unopened(app, max(0.01, deadline - time.monotonic()))
-            connect = threading.Thread(
-                target=self._open, args=(link, queue, answer), name="ninja_tasks", daemon=True
-            )
-            connect.start()
+            self._start_to_open(link, queue, answer)
         except BaseException:
             self._slots.release()
             raise
@@ -262,6 +274,11 @@ class _Connections:
             if answer.cancel():
                 raise TimeoutError("no connection to the broker in time") from None
             error = answer.exception()
+        except BaseException:
+            if not answer.cancel():
+                link.close()
+                self._slots.release()
+            raise
         if error is not None:
             self._slots.release()
             raise error
@@ -269,6 +286,16 @@ class _Connections:
         turned = link.failures % len(self._addresses)
         self._addresses = self._addresses[turned:] + self._addresses[:turned]
         return link
+
+    def _start_to_open(self, link: _Link, queue: Queue, answer: Future[None]) -> None:
+        connect = threading.Thread(
+            target=self._open, args=(link, queue, answer), name="ninja_tasks", daemon=True
+        )
+        try:
+            connect.start()
+        except RuntimeError:
+            # A process that is ending starts no thread any more.
+            self._open(link, queue, answer)
 
     def _open(self, link: _Link, queue: Queue, answer: Future[None]) -> None:
         error: BaseException | None = None
@@ -287,7 +314,9 @@ class _Connections:
 
     def _unopened(self, app: Celery, seconds: float) -> _Link:
         configured = app.conf.broker_transport_options or {}
-        connect_seconds = min(seconds / len(self._addresses), app.conf.broker_connection_timeout)
+        # Each address has its share of the time.
+        connect_seconds = seconds / len(self._addresses)
+        connect_seconds = min(connect_seconds, app.conf.broker_connection_timeout or seconds)
         bounds = {
             "read_timeout": self.timeout_seconds,
             "write_timeout": self.timeout_seconds,
@@ -300,7 +329,7 @@ class _Connections:
         }
         try:
             connection = app.connection_for_write(
-                list(self._addresses),
+                self._addresses if len(self._addresses) > 1 else self._addresses[0],
                 connect_timeout=connect_seconds,
                 # We ask for confirmations ourselves, of many messages at once.
                 transport_options={**options, "confirm_publish": False},
@@ -315,7 +344,7 @@ class _Connections:
 
 
 _connections: WeakKeyDictionary[Celery, _Connections] = WeakKeyDictionary()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def _connections_of(app: Celery) -> _Connections:
@@ -325,14 +354,13 @@ def _connections_of(app: Celery) -> _Connections:
             found = _connections.get(app)
             if found is None:
                 found = _connections[app] = _Connections(app)
-                finalize(app, found.close_idle).atexit = False
     return found
 
 
 def _forget_in_child() -> None:
     """Start anew after a fork: the sockets are the parent's, and its threads do not exist here."""
     global _connections, _lock
-    _connections, _lock = WeakKeyDictionary(), threading.Lock()
+    _connections, _lock = WeakKeyDictionary(), threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

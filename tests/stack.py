@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -44,6 +45,20 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def in_a_child(action: Callable[[], object]) -> None:
+    """Run something in a forked child, which must end well."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            action()
+            gc.collect()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 class Worker:

@@ -109,6 +109,7 @@ def test_in_a_sound_set_up_nothing_is_found_and_all_that_was_looked_at_is_named(
         "broker.persistence",
         "broker.version",
         "sentry",
+        "settings",
         "state",
         "transport",
         "visibility_timeout",

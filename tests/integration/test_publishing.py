@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ import pytest
 import redis
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
-from stack import free_port
+from stack import clean_environment, free_port, in_a_child, wait_until
 from unit.bad_goals import GOAL_ID, GOOD
 
 from ninja_tasks import (
@@ -198,27 +200,29 @@ def test_an_application_without_a_pool_keeps_no_connection(
         assert len(client.client_list()) == 1
 
 
-def test_a_forked_process_has_connections_of_its_own(server: EmbeddedServer) -> None:
+def test_a_forked_process_has_connections_of_its_own_and_closes_none_of_its_parents(
+    server: EmbeddedServer,
+) -> None:
     app = application(server.url)
     one(app)
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            for _ in range(50):
-                one(app)
-            code = 0
-        finally:
-            os._exit(code)
+    before = client_addresses(server)
+    in_a_child(lambda: [one(app) for _ in range(50)])
     for _ in range(50):
         one(app)
-    assert os.waitpid(child, 0)[1] == 0
-    one(app)
-    assert queued(server) == 102
+    assert queued(server) == 101
+    assert client_addresses(server) == before
 
 
-def test_the_end_of_a_tasks_time_is_not_taken_for_an_error_of_the_broker(silent: int) -> None:
-    app = application(f"redis://127.0.0.1:{silent}/0")
+def client_addresses(server: EmbeddedServer) -> set[str]:
+    with redis.Redis.from_url(server.url) as client:
+        own = client.client_info()["addr"]
+        return {one["addr"] for one in client.client_list()} - {own}
+
+
+def test_the_end_of_a_tasks_time_is_no_error_of_the_broker_and_leaves_no_connection_in_use(
+    silent: int,
+) -> None:
+    app = application(f"redis://127.0.0.1:{silent}/0", broker_pool_limit=1)
 
     def over(*args: Any) -> None:
         raise SoftTimeLimitExceeded
@@ -231,6 +235,42 @@ def test_the_end_of_a_tasks_time_is_not_taken_for_an_error_of_the_broker(silent:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    wait_until(lambda: "in use" not in str(refusal(one, app)), "the connection to be free")
+
+
+def test_a_process_that_is_ending_can_still_enqueue(server: EmbeddedServer) -> None:
+    code = f"""
+import atexit, celery, ninja_tasks
+app = celery.Celery("shop", broker="{server.url}", changes={{"broker_pool_limit": 0}})
+ninja_tasks.enqueue_goal(**{GOOD!r})
+atexit.register(lambda: ninja_tasks.enqueue_goal(**{GOOD!r}))
+"""
+    subprocess.run([sys.executable, "-c", code], env=clean_environment(), check=True)
+    assert queued(server) == 2
+
+
+def test_an_enqueue_that_interrupts_another_goes_its_own_way(server: EmbeddedServer) -> None:
+    app = application(server.url)
+
+    def interrupt(*args: Any) -> None:
+        one(app)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.02)
+    try:
+        for _ in range(100):
+            one(app)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert queued(server) > 100
+
+
+def test_a_wrong_password_is_an_error_that_does_not_show_it(server: EmbeddedServer) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("requirepass", "something")
+    app = application(server.url.replace("redis://", "redis://:geheim@"))
+    assert "password" in str(refusal(one, app))
 
 
 @WAYS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,8 @@ import pytest
 from celery import Celery
 from dropping_proxy import DroppingProxy
 from kombu import Exchange, Queue
-from stack import wait_until
+from rabbitmq_node import Node
+from stack import in_a_child, wait_until
 from unit.bad_goals import GOAL_ID, GOOD
 
 from ninja_tasks import PublishError, delivery_id_for, enqueue_goal, enqueue_goals, install
@@ -23,11 +25,8 @@ PATIENCE_SECONDS = 3.0
 
 def application(broker: str, **settings: Any) -> Celery:
     app = install(Celery("shop", broker=broker, set_as_current=False))
-    app.conf.update(
-        ninja_publish_timeout_seconds=TIMEOUT_SECONDS,
-        ninja_redis_url="redis://localhost:1/0",
-        **settings,
-    )
+    usual = {"ninja_publish_timeout_seconds": TIMEOUT_SECONDS}
+    app.conf.update(usual | {"ninja_redis_url": "redis://localhost:1/0"} | settings)
     return app
 
 
@@ -121,8 +120,18 @@ def test_a_queue_with_other_arguments_is_an_error_that_says_so(
     assert "PRECONDITION_FAILED" in str(refusal(enqueue, application(rabbitmq)))
 
 
+@WAYS
+def test_a_wrong_password_is_an_error_that_does_not_show_it(
+    rabbitmq: str, enqueue: Callable[[Celery], None]
+) -> None:
+    app = application(rabbitmq.replace("guest:guest", "guest:geheim"))
+    text = str(refusal(enqueue, app))
+    assert "ACCESS_REFUSED" in text
+    assert "geheim" not in text
+
+
 def test_goals_of_many_threads_and_of_a_large_batch_are_all_confirmed(rabbitmq: str) -> None:
-    app = application(rabbitmq)
+    app = application(rabbitmq, ninja_publish_timeout_seconds=30)
     with ThreadPoolExecutor(12) as pool:
         ids = list(pool.map(lambda _: enqueue_goal(**GOOD, app=app), range(120)))
     ids += enqueue_goals((GOOD for _ in range(1500)), app=app).delivery_ids
@@ -140,6 +149,23 @@ def test_the_first_of_several_addresses_may_be_dead(rabbitmq: str) -> None:
     one(app)
     many(app)
     assert queued(rabbitmq) == 2
+
+
+def test_a_forked_process_leaves_the_connections_of_its_parent_open(
+    rabbitmq_node: Node,
+) -> None:
+    def connections() -> set[str]:
+        return set(rabbitmq_node.run("rabbitmqctl", "list_connections", "pid").split()) - {"pid"}
+
+    gc.collect()
+    wait_until(lambda: not connections(), "those of other tests to be closed")
+    app = application(rabbitmq_node.url)
+    one(app)
+    before = connections()
+    in_a_child(lambda: [one(app) for _ in range(20)])
+    one(app)
+    assert before <= connections()
+    assert queued(rabbitmq_node.url) == 22
 
 
 def test_the_applications_own_producers_do_not_wait_for_confirmations(rabbitmq: str) -> None:
