@@ -87,7 +87,16 @@ def bury(task: DeliveryTask, cause: Cause, record: DeliveryRecord, payload: Any)
     store, reporter = _offices(task.state, task.settings.key_prefix)
     try:
         letter = letter_of(cause, record, payload, task.request.hostname)
-        is_written = until_stored(lambda: store.put(letter), letter.delivery_id)
+
+        def write_later() -> None:
+            if store.put(letter):
+                reporter.tell(letter, store)
+
+        is_written = until_stored(
+            lambda: store.put(letter),
+            letter.delivery_id,
+            on_giving_up=lambda: task.gate.unstored.keep(write_later),
+        )
     except Reject:
         raise
     except Exception as error:

@@ -38,6 +38,7 @@ from .presence import DEAD_AFTER_SECONDS, process_name
 from .record import DeliveryRecord
 from .scripts import registered
 from .state import Keys
+from .unstored import Unstored
 
 __all__ = [
     "LATENCY_BOUNDS",
@@ -170,17 +171,20 @@ class Gate:
         }
         self._threads = threading.local()
         self._connections = LineConnections(client)
+        #: What is written later, because its goal's message went back.
+        self.unstored = Unstored()
         timeouts = settings.connect_timeout_seconds + settings.read_timeout_seconds
-        lease = 1000 * longest_claim_seconds(settings)
+        lease = round(1000 * longest_claim_seconds(settings))
         self._admit = Script(
             "admit",
             LEASE=lease,
             LIFE=1000 * settings.ledger_ttl_seconds,
             HEARTBEAT_LIFE=round(1000 * DEAD_AFTER_SECONDS),
-            PROBE=1000 * (timeouts + _PROBE_MARGIN_SECONDS),
+            PROBE=round(1000 * (timeouts + _PROBE_MARGIN_SECONDS)),
             MAX_ATTEMPTS=settings.max_attempts,
             MOST_LOSSES=_MOST_LOSSES,
         )
+        self._unclaim = Script("unclaim", LIFE=1000 * settings.ledger_ttl_seconds)
         self._settle = Script(
             "settle",
             LIFE=1000 * settings.ledger_ttl_seconds,
@@ -217,6 +221,19 @@ class Gate:
         record = _merged(record, counts, replays)
         return Admission(Answer(answer), record, wait / 1000)
 
+    def unclaim(self, delivery_id: str, token: str) -> None:
+        """End the claim of a goal that was not sent; safe to repeat.
+
+        Args:
+            delivery_id: of the goal.
+            token: with which it was asked about.
+
+        Raises:
+            redis.RedisError: if Redis did not confirm it; to be repeated then.
+        """
+        keys = self._keys
+        self.line.ask(Question(self._unclaim, (keys.page(delivery_id), keys.gate), (token,)))
+
     def settle(
         self, record: DeliveryRecord, attempt: Attempt, token: str, *, dies: bool = False
     ) -> Settlement:
@@ -252,6 +269,10 @@ class Gate:
         """
         settlement = self._settlement(record, attempt, token)
         self.line.leave(settlement, lambda answer: report(_news(answer)))
+
+    def ask_later(self, question: Question, then: Callable[[Any], None]) -> None:
+        """Ask in the background, as soon as Redis answers, and hand on the answer."""
+        self.unstored.keep(lambda: then(self.line.ask(question)))
 
     @property
     def line(self) -> Line:
@@ -310,7 +331,8 @@ class Gate:
             worker: its name; while the breaker tries one goal, only one worker takes some.
         """
         state, milliseconds = self._scripts["intake"](
-            keys=[self._keys.gate], args=[worker, _TURN_MILLISECONDS]
+            keys=[self._keys.gate],
+            args=[worker, _TURN_MILLISECONDS, self._keys.heartbeat("")],
         )
         return Intake(state), milliseconds / 1000
 

@@ -12,9 +12,12 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from secrets import token_hex
+from typing import Any
 
 import redis
 
+from .redis_errors import reason_of
+from .scripts import registered
 from .state import Keys
 
 __all__ = ["DEAD_AFTER_SECONDS", "Heartbeat", "process_name"]
@@ -50,6 +53,7 @@ class Heartbeat(threading.Thread):
         self._client = client
         self._keys = keys
         self._pids = pids
+        self._beat: Callable[..., Any] = registered(client, "beat")
         self._ended = threading.Event()
 
     def run(self) -> None:
@@ -61,16 +65,16 @@ class Heartbeat(threading.Thread):
                 seconds = _EVERY_SECONDS
             except redis.RedisError as error:
                 if seconds != _AFTER_A_FAILURE_SECONDS:
-                    logger.warning("no heartbeat: %s", type(error).__name__)
+                    logger.warning("no heartbeat: %s", reason_of(error))
                 seconds = _AFTER_A_FAILURE_SECONDS
 
     def beat(self) -> None:
         """Say once that all processes are alive."""
-        with self._client.pipeline(transaction=False) as pipeline:
-            for pid in {os.getpid(), *self._pids()}:
-                name = self._keys.heartbeat(process_name(pid))
-                pipeline.set(name, "1", px=round(DEAD_AFTER_SECONDS * 1000))
-            pipeline.execute()
+        pids = {os.getpid(), *self._pids()}
+        self._beat(
+            keys=[self._keys.gate, *(self._keys.heartbeat(process_name(pid)) for pid in pids)],
+            args=[round(DEAD_AFTER_SECONDS * 1000)],
+        )
 
     def end(self) -> None:
         """Stop; the keys live on for a while."""

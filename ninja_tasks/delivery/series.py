@@ -66,3 +66,8 @@ class Series:
             redis.RedisError: if an answer is missing; to be repeated then.
         """
         self._line.finish()
+
+    def hand_over(self) -> None:
+        """Let what is left be written later; its goals' messages must have gone back."""
+        for question, then in self._line.take_left():
+            self._gate.ask_later(question, then)

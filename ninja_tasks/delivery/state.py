@@ -2,14 +2,13 @@
 written to.
 
 Nothing is acknowledged before its fate is stored, so a write that fails is repeated, and the worker
-holds the message meanwhile: for seconds, or half a minute where a request was made. Then it gives
-the message back, so that no thread waits for ever.
+holds the message meanwhile, for some seconds. Then it gives the message back, so that no thread
+waits for ever.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ from .redis_errors import can_pass, dropping, reason_of
 from .stopping import is_stopping
 
 __all__ = [
-    "PATIENCE_AFTER_REQUEST_SECONDS",
-    "PATIENCE_SECONDS",
     "Keys",
     "check_writes",
     "connect",
@@ -45,9 +42,7 @@ _CONNECT_TIMEOUT_SECONDS = 3.0
 #: Of one client. A thread that finds all of them busy waits for one.
 _MOST_CONNECTIONS = 8
 #: How long a thread waits for Redis to take a write. Then the goal's message goes back.
-PATIENCE_SECONDS = math.inf
-#: What came of a request is worth more: without it the goal is sent again, and marked.
-PATIENCE_AFTER_REQUEST_SECONDS = 30.0
+_PATIENCE_SECONDS = 5.0
 _PATIENCE_AT_THE_END_SECONDS = 3.0
 _LOOK_SECONDS = 0.2
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
@@ -194,7 +189,6 @@ def until_stored(
     write: Callable[[], T],
     delivery_id: str,
     *,
-    patience_seconds: float = PATIENCE_SECONDS,
     on_giving_up: Callable[[], object] = bool,
 ) -> T:
     """Repeat a write until Redis or the broker has taken it, and return what it returned.
@@ -202,15 +196,14 @@ def until_stored(
     Args:
         write: must be safe to repeat, because a write whose answer was lost is repeated too.
         delivery_id: for the log.
-        patience_seconds: after which the message goes back.
-        on_giving_up: is called before that.
+        on_giving_up: is called before the message goes back.
 
     Raises:
-        celery.exceptions.Reject: if the write fails for that long, or for three seconds after the
-            worker was told to end; the message goes back.
+        celery.exceptions.Reject: if the write fails for five seconds, or for three after the worker
+            was told to end; the message goes back.
         redis.RedisError: if the write fails in a way that cannot pass.
     """
-    give_up_at = time.monotonic() + patience_seconds
+    give_up_at = time.monotonic() + _PATIENCE_SECONDS
     pause_seconds = _FIRST_PAUSE_SECONDS
     while True:
         try:

@@ -291,7 +291,11 @@ class DeliveryTask(Task):  # type: ignore[misc]
             expired=expired,
             stop_on_doubt=on_unknown == "dead_letter",
         )
-        admission = until_stored(ask, record.delivery_id)
+        # It may have been granted all the same, to nobody's use.
+        forget = partial(self.gate.unclaim, record.delivery_id, token)
+        admission = until_stored(
+            ask, record.delivery_id, on_giving_up=partial(self.gate.unstored.keep, forget)
+        )
         # What the ledger knows beyond the message goes along while the goal waits.
         self._carry(body, admission.record)
         if admission.answer in _ELSEWHERE:
@@ -332,8 +336,12 @@ class DeliveryTask(Task):  # type: ignore[misc]
             series.settle(record, attempt, self.request.token, report)
         else:
             dies = self.verdict(record, attempt) not in (Verdict.DELIVERED, Verdict.RETRY)
-            write = partial(self.gate.settle, record, attempt, self.request.token, dies=dies)
-            settled = until_stored(write, record.delivery_id)
+            write = partial(self.gate.settle, record, attempt, self.request.token)
+            settled = until_stored(
+                partial(write, dies=dies),
+                record.delivery_id,
+                on_giving_up=partial(self.gate.unstored.keep, lambda: report(write().news)),
+            )
             report(settled.news)
             record = settled.record
             self._carry(body, record)
@@ -354,6 +362,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
             yield series
         finally:
             self._threads.series = None
+            series.hand_over()
 
     @property
     def _series(self) -> Series | None:

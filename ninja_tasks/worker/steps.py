@@ -15,6 +15,7 @@ reconnection, and goes on when Redis or the broker is away.
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +29,7 @@ from ..delivery.parking import Parking
 from ..delivery.redis_errors import reason_of
 from ..delivery.state import Keys, check_writes
 from ..message import goal_queue
+from .full_redis import although_full
 from .lanes import leave_goals, take_goals
 from .periodic import PeriodicStep
 
@@ -50,7 +52,10 @@ class Mover(PeriodicStep):
 
     def work(self, consumer: Any) -> float:
         """Move one batch; the next follows soon if this one was full."""
-        moved = self._parking.move_due(self.app, _BATCH)
+        # Where the queue is in the same Redis, a goal that is moved frees what it takes.
+        frees = self.settings.redis_url == self.app.conf.broker_url
+        with although_full() if frees else nullcontext():
+            moved = self._parking.move_due(self.app, _BATCH)
         return _SOON_SECONDS if moved == _BATCH else self.seconds
 
 

@@ -63,11 +63,12 @@ from uuid import uuid4
 import redis
 from kombu.transport import redis as stock
 from kombu.transport import virtual
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 from redis.exceptions import NoScriptError, ResponseError
 
 from ..delivery.redis_errors import dropping, is_refused, reason_of
 from ..errors import ConfigurationError
+from .full_redis import PUT, is_though_full
 from .lane import Room
 
 __all__ = ["Channel", "Message", "QoS", "SentinelTransport", "Transport"]
@@ -349,6 +350,15 @@ class Channel(stock.Channel):  # type: ignore[misc]
             if not is_refused(error):
                 raise
             logger.warning("a binding was not declared: %s", reason_of(error))
+
+    def _put(self, queue: str, message: Any, **options: Any) -> None:
+        """Put a message on its list."""
+        batch = options.get("_publish_batch")
+        if not is_though_full() or batch is None or self.global_keyprefix:
+            super()._put(queue, message, **options)
+            return
+        key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
+        batch.add("eval", PUT, 2, self.unacked_key, key, dumps(message))
 
     def _receive(self) -> Any:
         """Read what was broadcast; a Redis that refuses writes may refuse a health check too."""

@@ -15,6 +15,7 @@ from ninja_tasks.delivery import scripts
 from ninja_tasks.delivery.gate import Answer, Gate, Intake
 from ninja_tasks.delivery.outcomes import Attempt, Outcome
 from ninja_tasks.delivery.parking import ParkedGoal, Parking
+from ninja_tasks.delivery.presence import Heartbeat, process_name
 from ninja_tasks.delivery.record import DeliveryRecord
 from ninja_tasks.delivery.state import Keys
 from ninja_tasks.testing import EmbeddedServer
@@ -144,6 +145,56 @@ def test_a_goal_that_was_given_up_for_its_lost_workers_can_be_replayed(rig: Rig)
 def test_asking_again_with_the_same_token_continues_the_claim(rig: Rig) -> None:
     assert rig.answer(token="first") is Answer.GO
     assert rig.answer(token="first") is Answer.GO
+
+
+def test_a_claim_of_which_nobody_heard_is_no_doubt_once_it_is_ended(rig: Rig) -> None:
+    rig.admit(token="unheard")
+    rig.gate.unclaim("one", "another")
+    assert rig.answer(token="copy") is Answer.BUSY
+    rig.gate.unclaim("one", "unheard")
+    rig.gate.unclaim("one", "unheard")
+    admission = rig.admit(token="copy", stop_on_doubt=True)
+    assert (admission.answer, admission.record.doubtful) == (Answer.GO, 0)
+
+
+def test_a_probe_of_which_nobody_heard_is_followed_by_another_once_its_claim_is_ended(
+    rig: Rig,
+) -> None:
+    rig.fail(5)
+    rig.later(5000).admit("unheard")
+    rig.gate.unclaim("unheard", "t-unheard")
+    assert rig.answer("b") is Answer.GO
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"ledger_ttl_seconds": 60, "read_timeout_seconds": 333.3333},
+        {"connect_timeout_seconds": 0.0123, "read_timeout_seconds": 400.98765},
+        {"breaker_cooldown_seconds": 1.2345},
+    ],
+)
+def test_settings_with_fractions_of_a_millisecond_deliver(
+    client: redis.Redis, numbers: dict[str, float]
+) -> None:
+    rig = Rig(client, **numbers)
+    rig.fail(5)
+    rig.later(10_000)
+    assert rig.answer("a") is Answer.GO
+    rig.settle(Outcome.DELIVERED, "a")
+    assert rig.answer("a") is Answer.DELIVERED
+
+
+def test_a_full_redis_takes_heartbeats_and_decisions(rig: Rig) -> None:
+    rig.fail(5)
+    rig.later(5000)
+    rig.client.config_set("maxmemory", 1)
+    try:
+        Heartbeat(rig.client, Keys("ninja:"), lambda: [17]).beat()
+        assert rig.gate.intake("first")[0] is Intake.PROBE
+    finally:
+        rig.client.config_set("maxmemory", 0)
+    assert rig.client.exists(Keys("ninja:").heartbeat(process_name(17)))
 
 
 def test_a_delivered_goal_is_not_sent_again(rig: Rig) -> None:
@@ -337,6 +388,18 @@ def test_a_probe_whose_worker_is_lost_is_followed_by_another(rig: Rig) -> None:
     assert rig.answer("lost") is Answer.GO
     assert rig.answer("b") is Answer.BREAKER
     assert rig.later(41_000).answer("b") is Answer.GO
+
+
+def test_the_next_probe_follows_as_soon_as_the_heartbeat_of_the_last_ones_worker_ends(
+    rig: Rig,
+) -> None:
+    rig.fail(5)
+    rig.later(5000)
+    assert rig.answer("lost") is Answer.GO
+    assert rig.gate.intake("another")[0] is Intake.BREAKER
+    rig.lose_worker()
+    assert rig.gate.intake("another")[0] is Intake.PROBE
+    assert rig.answer("b") is Answer.GO
 
 
 def test_a_probe_that_is_told_to_wait_is_followed_by_another(rig: Rig) -> None:

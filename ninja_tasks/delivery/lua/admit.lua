@@ -54,13 +54,14 @@ if ARGV[4] == '1' then return answer('expired') end
 if ARGV[5] == '1' and page.doubtful > counts.doubtful then return answer('doubt') end
 if page.charged >= MAX_ATTEMPTS then return answer('exhausted') end
 
-local gate = redis.call('HMGET', KEYS[3], 'paused', 'hold_until', 'open_until', 'probe', 'probe_until')
+local gate = redis.call('HMGET', KEYS[3], 'paused', 'hold_until', 'open_until', 'probe', 'probe_until', 'probe_owner')
 if gate[1] then return answer('paused', 5000) end
 local hold_until = tonumber(gate[2] or 0)
 if hold_until > now then return answer('hold', hold_until - now) end
 local open_until = tonumber(gate[3] or 0)
 if open_until > now then return answer('breaker', open_until - now) end
-if open_until > 0 and gate[4] and gate[4] ~= token and tonumber(gate[5]) > now then
+if open_until > 0 and gate[4] and gate[4] ~= token and tonumber(gate[5]) > now
+    and is_alive(string.sub(KEYS[4], 1, -#process - 1), gate[6]) then
   return answer('breaker', 1000)
 end
 
@@ -70,6 +71,6 @@ page.owner = process
 redis.call('SET', KEYS[4], '1', 'PX', HEARTBEAT_LIFE, 'NX')
 write_page(KEYS[1], page, life)
 if open_until > 0 then
-  redis.call('HSET', KEYS[3], 'probe', token, 'probe_until', string.format('%.0f', now + PROBE))
+  redis.call('HSET', KEYS[3], 'probe', token, 'probe_until', string.format('%.0f', now + PROBE), 'probe_owner', process)
 end
 return answer('go')

@@ -1,4 +1,5 @@
 -- KEYS: documents, due times.  ARGV: how many, lease ms.  Returns: delivery id, claim, document, ...
+write_although_full(KEYS[1])
 local now = now_ms()
 local claim = string.format('%.1f', math.floor(now + ARGV[2]) + 0.5)
 local claimed = {}

@@ -1,16 +1,17 @@
 -- Should a worker take goals from the queue?
 -- KEYS: gate
--- ARGV: name of the worker, turn's length ms
+-- ARGV: name of the worker, turn's length ms, start of the names of heartbeats
 -- Returns: open, paused, hold, breaker or probe; milliseconds for which that holds at least
+write_although_full(KEYS[1])
 local now = now_ms()
-local gate = redis.call('HMGET', KEYS[1], 'paused', 'hold_until', 'open_until', 'probe_until', 'turn', 'turn_until')
+local gate = redis.call('HMGET', KEYS[1], 'paused', 'hold_until', 'open_until', 'probe_until', 'turn', 'turn_until', 'probe_owner')
 if gate[1] then return {'paused', 0} end
 local hold_until, open_until = tonumber(gate[2] or 0), tonumber(gate[3] or 0)
 if hold_until > now then return {'hold', math.ceil(hold_until - now)} end
 if open_until > now then return {'breaker', math.ceil(open_until - now)} end
 if open_until > 0 then
   local probe_until = tonumber(gate[4] or 0)
-  if probe_until > now then return {'breaker', math.ceil(probe_until - now)} end
+  if probe_until > now and is_alive(ARGV[3], gate[7]) then return {'breaker', math.ceil(probe_until - now)} end
   -- One worker at a time looks for a goal to probe with, or all of them would take goals in vain.
   if gate[5] and gate[5] ~= ARGV[1] and tonumber(gate[6]) > now then
     return {'breaker', math.ceil(tonumber(gate[6]) - now)}

@@ -4,6 +4,11 @@ local function write_although_full(key)
   redis.call('HDEL', key, '')
 end
 
+-- Whether a process that an earlier version may not have named has a heartbeat.
+local function is_alive(heartbeats, process)
+  return not process or redis.call('EXISTS', heartbeats .. process) == 1
+end
+
 -- A goal's page in the ledger, one string of words:
 --   d <delivered at, ms> <attempts> <possible duplicate> <token>
 --   o <attempts> <charged> <doubtful> <possible duplicate> <replays> <0> <token> <claimed at, ms> <lease until, ms>
@@ -43,7 +48,7 @@ local function write_page(key, page, ttl_ms)
   local text = string.format('o %d %d %d %d %d 0 %s %.0f %.0f %s %d %s', page.made, page.charged,
     page.doubtful, page.duplicate, page.replays, page.token, page.claimed_at, page.lease_until,
     page.owner, page.lost, page.losses)
-  redis.call('SET', key, text, 'PX', ttl_ms)
+  redis.call('SET', key, text, 'PX', string.format('%.0f', ttl_ms))
 end
 
 -- A goal's dead letter, if there is one that can be read. A malformed message is no outcome of a goal, whose
