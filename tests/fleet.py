@@ -34,6 +34,17 @@ def size(small: int, full: int) -> int:
     return full if IN_FULL else small
 
 
+def fullest_second(times: list[float]) -> tuple[int, float]:
+    """Return how many of the times are in the fullest sliding second, and when that begins."""
+    most, begins, first = 0, 0.0, 0
+    for last, moment in enumerate(times):
+        while moment - times[first] >= 1:
+            first += 1
+        if last - first + 1 > most:
+            most, begins = last - first + 1, times[first] - times[0]
+    return most, begins
+
+
 @dataclass(frozen=True)
 class Fates:
     """What became of goals.

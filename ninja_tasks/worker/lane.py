@@ -179,10 +179,7 @@ class Lane:
         """
         with self._changed:
             turns = [turn for turn in self._not_begun if not turn.has_begun and not turn.is_over]
-            turns = self._taken_back(turns, is_lost=is_lost)
-            for turn in turns:
-                self._end_of(turn, used=False)
-            requests = [turn.request for turn in turns]
+            requests = [turn.request for turn in self._taken_back(turns, is_lost=is_lost)]
             requests += [request for request, _body in self._waiting]
             self._waiting.clear()
         return requests
@@ -192,7 +189,7 @@ class Lane:
         raise NotImplementedError
 
     def _taken_back(self, turns: list[Turn], *, is_lost: bool) -> list[Turn]:
-        """Return those of the turns that will not begin any more."""
+        """End turns that will not begin any more, and return those that nobody else holds."""
         raise NotImplementedError
 
     def _hand_out_from_thread(self) -> None:
@@ -456,7 +453,10 @@ class PoolLane(Lane):
             self.hand_out()
 
     def _taken_back(self, turns: list[Turn], *, is_lost: bool) -> list[Turn]:
-        return turns if is_lost else []
+        # Celery has forgotten them, and so do we; some may be on their way to a process.
+        for turn in turns if is_lost else []:
+            self._end_of(turn, used=True)
+        return []
 
     def _can_begin(self) -> bool:
         return not self._is_called and super()._can_begin()

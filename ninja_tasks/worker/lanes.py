@@ -161,15 +161,13 @@ def give_back(consumer: Any) -> None:
     requests = lane.empty(is_lost=consumer.connection is None)
     for request in requests:
         worker_state.task_ready(request)
-    if consumer.connection is None:
-        return
     messages = [request.message for request in requests]
-    channel = consumer.task_consumer.channel
+    channel: Any = consumer.task_consumer.channel if consumer.task_consumer else None
     if hasattr(channel, "give_back"):
         try:
             channel.give_back([message.delivery_tag for message in messages])
         except consumer.connection_errors as error:
             logger.warning("%d goals come back later: %s", len(messages), reason_of(error))
-    else:
+    elif consumer.connection is not None:
         for message in messages:
             message.reject_log_error(logger, consumer.connection_errors, requeue=True)

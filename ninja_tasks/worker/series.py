@@ -157,6 +157,8 @@ class SeriesLane(Lane):
         self.hand_out()
 
     def _taken_back(self, turns: list[Turn], *, is_lost: bool) -> list[Turn]:
+        for turn in turns:
+            self._end_of(turn, used=False)
         return turns
 
     def _can_begin(self) -> bool:

@@ -280,6 +280,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
         self._name = uuid4().hex
         self._claims = count()
         self._tag_prefix = ""
+        self._given_back: list[str] = []
         self._has_woken = False
         self._lists: list[tuple[str, str, int]] = []
         self._pause_until = 0.0
@@ -568,10 +569,16 @@ class Channel(stock.Channel):  # type: ignore[misc]
             logger.warning("messages come back when their lease ends: %s", reason_of(error))
 
     def give_back(self, tags: list[str]) -> None:
-        """Put messages back that nobody has begun to work on, as the next ones."""
+        """Put messages back that nobody has begun to work on, as the next ones.
+
+        If the connection is lost, the next one does so.
+        """
         for tag in tags:
             virtual.QoS.ack(self.qos, tag)
-        self.put_back(tags, "RPUSH")
+        self._given_back += tags
+        if not self.closed:
+            self.put_back(self._given_back, "RPUSH")
+            self._given_back.clear()
 
     def renew(self, tags: list[str]) -> None:
         """Begin the leases of held messages anew."""
@@ -602,6 +609,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
             messages: those of its messages that are being worked on.
         """
         self._acknowledged.extend(lost._acknowledged)
+        self.put_back(lost._given_back, "RPUSH")
         for message in messages:
             message.channel = self
             self.qos.append(message, message.delivery_tag)

@@ -1,61 +1,59 @@
-"""Four workers share one limit."""
+"""Any number of workers, threads and processes share one limit, and use all of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from fleet import size
+from fleet import IN_FULL, fullest_second
 
-from ninja_tasks.config import settings_of
-from ninja_tasks.delivery.gate import Gate
-from ninja_tasks.delivery.state import connect
+from ninja_tasks.config import load_settings
 
 if TYPE_CHECKING:
     from fleet import Fleet
 
-RATE, BURST = 50, 5
-GOALS = size(500, 3000)
+#: Pool, its size, workers, limit.
+MATRIX = [
+    ("threads", 16, 2, "60/m"),
+    ("threads", 32, 1, "5/s"),
+    ("threads", 256, 1, "50/s"),
+    ("threads", 32, 6, "50/s"),
+    ("prefork", 12, 2, "20/s"),
+    ("threads", 32, 1, "1000/s"),
+]
+SMALL = [("threads", 32, 2, "50/s")]
+_LONGEST_SECONDS = 60
 
 
-def fullest_second(times: list[float]) -> tuple[int, float]:
-    """Return how many of the times are in the fullest sliding second, and when that begins."""
-    most, begins, first = 0, 0.0, 0
-    for last, time in enumerate(times):
-        while time - times[first] >= 1:
-            first += 1
-        if last - first + 1 > most:
-            most, begins = last - first + 1, times[first] - times[0]
-    return most, begins
-
-
-@contextmanager
-def gate_of(fleet: Fleet) -> Iterator[Gate]:
-    settings = settings_of(fleet.app)
-    with connect(settings) as client:
-        yield Gate(settings, client)
-
-
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_four_workers_stay_below_the_limit_and_use_it(
-    fleet: Fleet, pool: str, measured: Callable[..., None]
+@pytest.mark.parametrize(("pool", "slots", "workers", "limit"), MATRIX if IN_FULL else SMALL)
+def test_a_backlog_is_drained_at_the_limit_and_no_second_exceeds_it(
+    fleet: Fleet,
+    pool: str,
+    slots: int,
+    workers: int,
+    limit: str,
+    measured: Callable[..., None],
 ) -> None:
-    # Neither the start of the workers nor our own enqueueing may make requests late.
-    with gate_of(fleet) as gate:
-        gate.pause()
-        fleet.enqueue(GOALS)
-        fleet.start(4, pool=pool, concurrency=size(2, 4), rate_limit=f"{RATE}/s")
-        gate.resume()
-    fleet.wait_for(lambda now: now.delivered == GOALS, "every delivery", 30 + 1.5 * GOALS / RATE)
+    rate = load_settings({}, {"NINJA_RATE_LIMIT": limit}, "redis://").rate_limit
+    assert rate is not None
+    per_second = rate.goals / rate.seconds
+    goals = round(per_second * (_LONGEST_SECONDS if IN_FULL else 6))
+    fleet.enqueue(goals)
+    fleet.start(workers, pool=pool, concurrency=slots, rate_limit=limit)
+    fleet.wait_for(
+        lambda now: now.delivered == goals, "every delivery", 60 + 1.5 * goals / per_second
+    )
     times = sorted(one.monotonic for one in fleet.api.delivered)
     (most, begins), took = fullest_second(times), times[-1] - times[0]
     measured(
-        pool=pool,
+        limit=limit,
+        pool=f"{pool} {slots} x {workers}",
+        goals=goals,
+        share=round(took / (goals / per_second), 4),
         most_in_a_second=most,
         begins=round(begins, 2),
-        drained_at=round(took / (GOALS / RATE), 4),
     )
-    assert most <= RATE + BURST
-    assert took <= 1.05 * GOALS / RATE
+    assert most <= math.ceil(per_second) + rate.burst + (0 if IN_FULL else 2)
+    assert took <= (1.05 if IN_FULL else 1.2) * goals / per_second
