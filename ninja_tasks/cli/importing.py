@@ -23,6 +23,15 @@ _BATCH = 500
 _TIMES = ("created_on", WIRE_NAMES["created_on"])
 
 
+def _no_name_twice(
+    ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, str], ...]:
+    names = [name for name, _text in value]
+    if len(set(names)) < len(names):
+        raise click.BadParameter("gives one name twice: a parameter has one value")
+    return value
+
+
 class Parameter(click.ParamType[tuple[str, str]]):
     """``NAME=VALUE`` on the command line."""
 
@@ -51,6 +60,7 @@ class Parameter(click.ParamType[tuple[str, str]]):
     "user_params",
     type=Parameter(),
     multiple=True,
+    callback=_no_name_twice,
     help="A parameter that stays with the client; may be repeated.",
 )
 @click.option(
@@ -58,6 +68,7 @@ class Parameter(click.ParamType[tuple[str, str]]):
     "page_params",
     type=Parameter(),
     multiple=True,
+    callback=_no_name_twice,
     help="A parameter of this event; may be repeated.",
 )
 @click.option("--revenue", help="Full price, a plain number.")
@@ -131,12 +142,22 @@ def _checked(batch: list[tuple[int, str]], *, as_json: bool) -> Iterator[tuple[i
 
 def _object(text: str) -> Mapping[str, Any]:
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(text, object_pairs_hook=_with_names_once)
+    except InvalidGoal:
+        raise
+    except (ValueError, RecursionError):
         raise InvalidGoal({"_schema": ["must be one JSON object on one line"]}) from None
     if not isinstance(value, Mapping):
         raise InvalidGoal({"_schema": ["must be a JSON object"]})
     return value
+
+
+def _with_names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, of which Python would keep the last of two values silently."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise InvalidGoal({"_schema": ["has one name twice: give each name once"]})
+    return found
 
 
 def _print_enqueued(line: int, message: Message, *, as_json: bool, dry_run: bool) -> None:

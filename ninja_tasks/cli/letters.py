@@ -22,7 +22,11 @@ __all__ = ["dead"]
 _DISCARD_BATCH = 500
 
 reason_option = click.option(
-    "--reason", type=click.Choice(REASONS), help="Only letters with this reason."
+    "--reason",
+    "reasons",
+    type=click.Choice(REASONS),
+    multiple=True,
+    help="Only letters with this reason; may be repeated.",
 )
 all_option = click.option("--all", "everything", is_flag=True, help="All letters.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -41,7 +45,7 @@ def dead() -> None:
 @as_json_option
 @click.pass_context
 def list_(
-    ctx: click.Context, *, limit: int, everything: bool, reason: str | None, as_json: bool
+    ctx: click.Context, *, limit: int, everything: bool, reasons: tuple[str, ...], as_json: bool
 ) -> None:
     """List dead letters, the newest first.
 
@@ -49,7 +53,7 @@ def list_(
     each letter is one object on one line, with its payload.
     """
     store = _store(ctx)
-    letters = (stored.letter for stored in _matching(store, reason))
+    letters = (stored.letter for stored in _matching(store, reasons))
     shown = letters if everything else islice(letters, limit)
     if as_json:
         for letter in shown:
@@ -98,7 +102,7 @@ def replay(
     *,
     delivery_ids: tuple[str, ...],
     everything: bool,
-    reason: str | None,
+    reasons: tuple[str, ...],
     dry_run: bool,
     yes: bool,
     as_json: bool,
@@ -109,7 +113,7 @@ def replay(
     did not confirm some of them; those stay too.
     """
     store = _store(ctx)
-    letters = _selected(store, delivery_ids, everything=everything, reason=reason)
+    letters = _selected(store, delivery_ids, everything=everything, reasons=reasons)
     if not dry_run:
         confirm("Send these goals to Sales Ninja again?", yes=yes)
     result = replay_letters(ctx.obj.app, store, letters, dry_run=dry_run)
@@ -135,12 +139,12 @@ def discard(
     *,
     delivery_ids: tuple[str, ...],
     everything: bool,
-    reason: str | None,
+    reasons: tuple[str, ...],
     yes: bool,
 ) -> None:
     """Delete dead letters for good."""
     store = _store(ctx)
-    letters = _selected(store, delivery_ids, everything=everything, reason=reason)
+    letters = _selected(store, delivery_ids, everything=everything, reasons=reasons)
     confirm("Delete these dead letters for good?", yes=yes)
     discarded = sum(store.discard(*batch) for batch in batches(letters, _DISCARD_BATCH))
     say(f"discarded: {discarded}")
@@ -158,19 +162,23 @@ def _get(store: DeadLetterStore, delivery_id: str) -> StoredLetter:
     return stored
 
 
-def _matching(store: DeadLetterStore, reason: str | None) -> Iterator[StoredLetter]:
-    return (one for one in store.newest() if reason in (None, one.letter.reason))
+def _matching(store: DeadLetterStore, reasons: tuple[str, ...]) -> Iterator[StoredLetter]:
+    return (one for one in store.newest() if not reasons or one.letter.reason in reasons)
 
 
 def _selected(
-    store: DeadLetterStore, delivery_ids: tuple[str, ...], *, everything: bool, reason: str | None
+    store: DeadLetterStore,
+    delivery_ids: tuple[str, ...],
+    *,
+    everything: bool,
+    reasons: tuple[str, ...],
 ) -> Iterator[StoredLetter]:
     """Return the letters that a command names in one of the three ways."""
-    if sum((bool(delivery_ids), everything, reason is not None)) != 1:
+    if sum((bool(delivery_ids), everything, bool(reasons))) != 1:
         raise click.UsageError("name delivery ids, or --all, or --reason")
     if delivery_ids:
         return iter([_get(store, delivery_id) for delivery_id in delivery_ids])
-    return _matching(store, reason)
+    return _matching(store, reasons)
 
 
 def _text(value: Any) -> str | None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery
+from click.testing import CliRunner
 from unit.bad_goals import CUSTOMER_ID, GOAL_ID
 
+from ninja_tasks.cli import ninja
 from ninja_tasks.dead_letters.replay import ReplayResult, replay
 from ninja_tasks.dead_letters.store import DeadLetter, DeadLetterStore
 from ninja_tasks.delivery.record import AttemptLine
@@ -134,6 +138,24 @@ def test_a_dry_run_changes_nothing(app: Celery, store: DeadLetterStore) -> None:
     store.put(replace(LETTER, delivery_id="two", payload={}))
     assert replay(app, store, store.newest(), dry_run=True) == ReplayResult(2, 1, 1, 0)
     assert (store.count(), queued(app)) == (2, [])
+
+
+def test_several_reasons_select_the_letters_of_each(app: Celery, client: redis.Redis) -> None:
+    store = DeadLetterStore(client, Keys("ninja:"))
+    for reason in ("rejected", "expired", "unknown"):
+        store.put(replace(LETTER, delivery_id=reason, reason=reason))
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(ninja, arguments, obj=SimpleNamespace(app=app))
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    two = ("--reason", "rejected", "--reason", "expired")
+    listed = run("dead", "list", *two, "--json").splitlines()
+    assert {json.loads(line)["reason"] for line in listed} == {"rejected", "expired"}
+    assert '"matched": 2' in run("dead", "replay", *two, "--dry-run", "--json")
+    assert "discarded: 2" in run("dead", "discard", *two, "--yes")
+    assert [one.letter.reason for one in store.newest()] == ["unknown"]
 
 
 def test_the_text_of_a_letter_shows_no_personal_data() -> None:

@@ -84,6 +84,8 @@ def test_celery_has_the_same_commands(tmp_path: Path) -> None:
         (["dead", "discard", "--all"], "add --yes"),
         (["dead", "list", "--reason", "sad"], "--reason"),
         (["enqueue", *FLAGS, "--page-param", "novalue"], "must be NAME=VALUE"),
+        (["enqueue", *FLAGS, *("--page-param", "a=1") * 2], "gives one name twice"),
+        (["enqueue", *FLAGS, "--user-param", "a=1", "--user-param", "a=2"], "gives one name twice"),
         (["fake-api", "--status", "99"], "status"),
     ],
 )
@@ -140,6 +142,16 @@ def test_invalid_lines_are_named_with_line_and_field(run) -> None:
     assert "line 5: goal: must be one JSON object on one line" in done.stderr
     assert "valid, not sent: 1; invalid: 3" in done.stderr
     assert "198.51.100.999" not in done.stderr
+
+
+def test_a_name_that_a_line_gives_twice_is_refused(run) -> None:
+    twice = [
+        f"{GOAL[:-1]}, {more}" for more in ('"key": "a", "key": "b"}', '"a": {"b": 1, "b": 2}}')
+    ]
+    done = run("enqueue", "--dry-run", stdin="\n".join(twice))
+    assert done.returncode == 1
+    for number in (1, 2):
+        assert f"line {number}: goal: has one name twice: give each name once" in done.stderr
 
 
 def test_json_lines_say_what_became_of_each_line(run) -> None:
