@@ -18,7 +18,6 @@ from ..delivery.record import DeliveryRecord
 from ..delivery.state import Keys, until_stored
 from ..delivery.task import DeliveryTask
 from ..errors import DeadLettered
-from ..goals import dated
 from .report import Reporter
 from .store import DeadLetter, DeadLetterStore
 
@@ -159,7 +158,7 @@ def letter_of(cause: Cause, record: DeliveryRecord, payload: Any, worker: str | 
         history=record.history,
         doubtful=record.doubtful,
         possible_duplicate=record.possible_duplicate,
-        payload=dated(payload, record.enqueued_at),
+        payload=payload,
         on_unknown=record.on_unknown,
         enqueued_at=record.enqueued_at.isoformat(),
         first_attempt_at=record.history[0].at if record.history else None,

@@ -92,7 +92,7 @@ def _is_deliverable(letter: DeadLetter) -> bool:
 
 
 def _body(letter: DeadLetter) -> Any:
-    # Version 0.1.0 wrote letters of invalid goals without a time.
+    # The payload of a goal that was invalid is as it came, and may have no time.
     try:
         return dated(letter.payload, datetime.fromisoformat(letter.enqueued_at or ""))
     except ValueError:

@@ -57,9 +57,9 @@ class DeadLetter:
         history: the first of them and the last ten.
         doubtful: attempts that may have counted.
         possible_duplicate: whether it was sent again after an attempt that may have counted.
-        payload: the body as it came, with the time of its enqueueing where it had none.
+        payload: the body as it came, with its time where the worker had stamped one.
         on_unknown: the goal's own policy, ``None`` for the setting's.
-        enqueued_at: when the goal was enqueued.
+        enqueued_at: when the goal was enqueued, which is its time where the payload has none.
         first_attempt_at: ``None`` if none was made.
         last_attempt_at: likewise.
         died_at: when the letter was written.
