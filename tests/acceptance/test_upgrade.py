@@ -47,7 +47,7 @@ def test_what_an_earlier_version_left_is_delivered(fleet: Fleet, version: str) -
     }
     with redis.Redis.from_url(fleet.broker.url, decode_responses=True) as client:
         goals = restore(client, recorded)
-        fleet.start(max_age_seconds="1e9")
+        fleet.start(max_age_seconds="315360000")
         fates = fleet.wait_for_fates(goals)
         assert (fates.lost, fates.duplicated) == (0, 0)
         assert goals == {one.delivery_id for one in fleet.api.delivered}
