@@ -26,7 +26,9 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.util.connection import allowed_gai_family, create_connection
 from urllib3.util.ssl_ import create_urllib3_context
 
-__all__ = ["Exchange", "bind"]
+from ..config import Settings
+
+__all__ = ["Exchange", "bind", "longest_exchange_seconds"]
 
 #: Servers close a connection that is idle for two seconds (gunicorn), five (Node, Apache, uvicorn)
 #: or more; routers forget one after minutes. Half of the shortest leaves room for the way.
@@ -35,6 +37,12 @@ _LONGEST_IDLE_SECONDS = 1.0
 _SLACK_SECONDS = 5.0
 
 _SERVERS_PATIENCE = re.compile(r"\btimeout=([0-9]{1,9})\b")
+
+
+def longest_exchange_seconds(settings: Settings) -> float:
+    """Return how long a request to the API may take, with all that it takes to connect."""
+    timeouts = settings.connect_timeout_seconds + settings.read_timeout_seconds
+    return timeouts + _SLACK_SECONDS
 
 
 class Exchange(threading.local):

@@ -18,13 +18,14 @@ import redis
 from celery import Celery
 
 from ..config import Settings, settings_of
+from ..delivery.connection import longest_exchange_seconds
 from ..delivery.state import connect
 from ..errors import told_by
 from ..message import goal_queue
 from .api import look_at_api
 from .application import judge_application
 from .finding import FAULT, OK, WARNING, Finding, without_secrets
-from .people import judge_sentry, look_for_workers
+from .people import judge_liveness, judge_sentry, look_for_workers
 from .rabbitmq import CONFIRMATIONS, judge_confirmations, look_at_queue
 from .server import RedisFacts, facts_of, judge_server
 from .settings import look_for_unread_settings
@@ -92,7 +93,7 @@ def preflight(
             settings.transport,
             broker_kind,
             app.conf.broker_transport_options or {},
-            request_seconds=settings.connect_timeout_seconds + settings.read_timeout_seconds,
+            request_seconds=longest_exchange_seconds(settings),
             remote_control=app.conf.worker_enable_remote_control,
         ),
         *seen["api"].findings,
@@ -100,6 +101,7 @@ def preflight(
         *([judge_confirmations(app)] if broker_kind == "amqp" else []),
         *look_for_unread_settings(app, os.environ),
         judge_sentry(settings),
+        *judge_liveness(settings),
         *([look_for_workers(app)] if workers else []),
     ]
 

@@ -1,9 +1,11 @@
-"""Who hears of dead letters, and who takes goals."""
+"""Who hears of dead letters, who takes goals, and who sees that workers are well."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
@@ -12,7 +14,7 @@ from ..config import Settings
 from ..message import QUEUE_NAME
 from .finding import FAULT, OK, WARNING, Finding
 
-__all__ = ["judge_sentry", "look_for_workers"]
+__all__ = ["judge_liveness", "judge_sentry", "look_for_workers"]
 
 _ANSWER_SECONDS = 1.0
 
@@ -43,6 +45,24 @@ def judge_sentry(settings: Settings) -> Finding:
             'copy it from the project\'s settings in Sentry: "https://<key>@<host>/<project>"',
         )
     return Finding(OK, "sentry", "the Sentry DSN is well formed; no event was sent to it")
+
+
+def judge_liveness(settings: Settings) -> list[Finding]:
+    """Return what is to be said of the file that shows that a worker is well, if there is one."""
+    if settings.liveness_file is None:
+        return []
+    folder = Path(settings.liveness_file).parent
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return [Finding(OK, "liveness", "workers of this machine can touch the liveness file")]
+    return [
+        Finding(
+            WARNING,
+            "liveness",
+            "the folder of the liveness file is missing or cannot be written to: workers of this "
+            "machine seem to be ill, and a probe ends them",
+            "make the folder, or correct ninja_liveness_file",
+        )
+    ]
 
 
 def look_for_workers(app: Celery) -> Finding:

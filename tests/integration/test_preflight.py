@@ -288,8 +288,8 @@ def test_the_lease_of_the_crash_safe_transport_is_short_but_not_too_short(
     ("seconds", "level"),
     [
         (30, "fault"),
-        (60, "fault"),
-        (61, "ok"),
+        (65, "fault"),
+        (66, "ok"),
         (600, "ok"),
         (601, "warning"),
         (None, "warning"),
@@ -475,6 +475,18 @@ def test_an_application_that_set_up_sentry_itself_needs_no_dsn(
 ) -> None:
     monkeypatch.setattr(sentry_sdk, "is_initialized", lambda: True)
     app.conf.ninja_sentry_dsn = None
+    assert troubles(app) == {}
+
+
+# Liveness
+
+
+def test_a_liveness_file_in_a_folder_that_is_missing_is_a_warning(
+    app: Celery, tmp_path: Path
+) -> None:
+    app.conf.ninja_liveness_file = str(tmp_path / "missing" / "alive")
+    assert troubles(app) == {"liveness": "warning"}
+    app.conf.ninja_liveness_file = str(tmp_path / "alive")
     assert troubles(app) == {}
 
 
