@@ -124,6 +124,9 @@ INVALID: dict[str, Callable[[Parts], None]] = {
     "an ETA that is no time": _header("eta", "yesterday"),
     "an expiry that is no time": _header("expires", "tomorrow"),
     "an attempt that is a text": _header("ninja_attempts", "three"),
+    "nested headers that are a text": lambda parts: parts.headers.update(
+        headers="text", ninja_replays=-1
+    ),
 }
 
 

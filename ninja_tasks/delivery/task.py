@@ -145,12 +145,16 @@ class DeliveryTask(Task):  # type: ignore[misc]
         Celery's request has the headers of a message as attributes, and in ``headers`` those that
         it does not know itself, or what an instrumentation put there in their place.
         """
-        found = {**(self.request.headers or {}), **vars(self.request)}
-        return {
-            name: value
-            for name, value in found.items()
-            if name.startswith(HEADER_PREFIX) and value is not None
-        }
+        request = self.request
+        found: dict[str, Any] | None = request.get("own_headers")
+        if found is None:
+            nested = request.headers if isinstance(request.headers, Mapping) else {}
+            found = request.own_headers = {
+                name: value
+                for name, value in {**nested, **vars(request)}.items()
+                if name.startswith(HEADER_PREFIX) and value is not None
+            }
+        return found
 
     def body_of(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], record: DeliveryRecord

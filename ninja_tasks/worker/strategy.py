@@ -45,12 +45,14 @@ def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
         _check(described, message.payload)
         if described.get("retries"):
             described["retries"] = min(described["retries"], _MOST_RETRIES)
+        # Of the first version's body Celery keeps what it knows, and all of the headers.
+        headers = message.headers
         for theirs, ours in _TASK_DECIDES.items():
             if described.get(theirs):
-                described[ours] = described[theirs]
+                headers[ours] = described[theirs]
             if theirs in described:
                 described[theirs] = None
-        _date(described, message.properties)
+        _date(headers, message.properties)
         if hasattr(message.channel, "acknowledge"):
             # The crash-safe transport takes it from any thread, and gathers it. Celery would wake
             # its loop for each.
@@ -74,15 +76,15 @@ class _ByLane:
         return getattr(self._consumer, name)
 
 
-def _date(described: Any, properties: Any) -> None:
+def _date(headers: Any, properties: Any) -> None:
     """Let the message say when its goal was enqueued."""
-    described.pop(UNDATED_HEADER, None)
-    if enqueued_at(described) is None:
+    headers.pop(UNDATED_HEADER, None)
+    if enqueued_at(headers) is None:
         now = datetime.now(UTC)
-        sent = sent_at(described, properties, now)
+        sent = sent_at(headers, properties, now)
         if sent is None:
-            described[UNDATED_HEADER] = True
-        described[ENQUEUED_AT_HEADER] = (sent or now).isoformat()
+            headers[UNDATED_HEADER] = True
+        headers[ENQUEUED_AT_HEADER] = (sent or now).isoformat()
 
 
 def _check(described: Any, payload: Any) -> None:

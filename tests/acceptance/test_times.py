@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import redis
+from celery import Celery
 from stack import wait_until
 
 from ninja_tasks.config import settings_of
@@ -158,3 +159,20 @@ def test_a_goal_from_the_future_is_an_invalid_letter_that_waits_for_its_time(
     assert system.status_when(ahead, "dead").reason == "invalid"
     assert "5 minutes ahead" in letter_of(system, ahead).error
     assert replayed(system, ahead) == ReplayResult(1, 0, 1, 0)
+
+
+def test_messages_of_celerys_first_protocol_have_their_times_too(system: System) -> None:
+    before = counted(system)
+    url = system.environment["CELERY_BROKER_URL"]
+    old = Celery("old", broker=url, task_protocol=1, set_as_current=False)
+    body = {"GoalId": GOAL_ID, "CustomerId": str(uuid.uuid4())}
+    options: list[dict[str, Any]] = [{"timestamp": SECONDS}, {}, {"countdown": 3600}]
+    dated, undated, later = (
+        old.send_task("ninja_tasks.reach_goal", args=[body], queue="ninja_tasks", **one).id
+        for one in options
+    )
+    assert time_of(system, dated) == SENT
+    assert time_of(system, undated) > SENT + timedelta(hours=4)
+    parked = system.status_when(later, "parked")
+    assert datetime.fromisoformat(parked.due_at or "") > datetime.now(UTC) + timedelta(minutes=50)
+    assert counted(system) - before == 2
