@@ -12,7 +12,8 @@ Of the package
         and dead letters. Must be set if the broker is not Redis.
     ``ninja_rate_limit = "50/s"`` (``NINJA_RATE_LIMIT``)
         How many goals all workers together may send: ``"N/s"``, ``"N/m"``, ``"N/h"`` or ``"none"``.
-        No second has more than that and a tenth of a second's worth.
+        No second has more than that and a tenth of a second's worth. If workers have different
+        limits, that of the one which started last holds for all.
     ``ninja_connect_timeout_seconds = 3.05`` (``NINJA_CONNECT_TIMEOUT_SECONDS``)
         Longest wait for a connection to the API.
     ``ninja_read_timeout_seconds = 27.0`` (``NINJA_READ_TIMEOUT_SECONDS``)

@@ -10,7 +10,7 @@ from .finding import FAULT, OK, WARNING, Finding
 __all__ = ["judge_transport"]
 
 _SHORTEST_LEASE_SECONDS, _LONGEST_LEASE_SECONDS = 3, 60
-#: What a worker needs beside the request: to wait for its slot, and for Redis to store the outcome.
+#: What a worker needs beside the request: for Redis to admit the goal and to store its outcome.
 _STOCK_MARGIN_SECONDS = 30
 _STOCK_DEFAULT_SECONDS, _LONGEST_STOCK_SECONDS = 3600, 600
 

@@ -4,8 +4,8 @@ Goals that wait in the lane do not count as fetched messages of the application'
 the crash-safe transport the goal queue has room of its own. On RabbitMQ the prefetch count is
 raised by what waits in a full lane, and the goal queue is not consumed until there is room again.
 
-What has not begun goes back to the queue when the worker ends, when the connection is lost, and
-when no goals may be sent.
+What has not begun goes back to the queue when the worker ends, when the connection is lost, and,
+on the crash-safe transport, when no goals may be sent.
 """
 
 from __future__ import annotations
@@ -122,12 +122,16 @@ def take_goals(consumer: Any, *, one: bool) -> None:
 
 
 def leave_goals(consumer: Any) -> None:
-    """Fetch no goals any more, and give back what has not begun."""
+    """Fetch no goals any more, and give back what has not begun.
+
+    RabbitMQ may drop a message that comes back too often; there, goals that wait are parked.
+    """
     lane = lane_of(consumer)
     if lane is not None:
         lane.may_fetch = False
     _cancel(consumer)
-    give_back(consumer)
+    if consumer.task_consumer is not None and hasattr(consumer.task_consumer.channel, "give_back"):
+        give_back(consumer)
 
 
 def _consume(consumer: Any) -> None:
