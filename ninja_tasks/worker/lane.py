@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple
 
-import redis
 from celery.concurrency.solo import TaskPool as SoloPool
 
 from ..delivery.limiter import Limiter
@@ -201,11 +200,15 @@ class Lane:
         with self._changed:
             return bool(self._waiting) and self._free(monotonic()) > 0
 
-    def _take(self) -> Turn | None:
-        """Return a goal that begins now, ``None`` if none may."""
+    def _take(self, *, in_row: bool = False) -> Turn | None:
+        """Return a goal that begins now, ``None`` if none may.
+
+        Args:
+            in_row: whether a thread takes it that has just ended another.
+        """
         with self._changed:
             now = monotonic()
-            if not self._waiting or self._free(now) <= 0:
+            if not self._waiting or (self._open() if in_row else self._free(now)) <= 0:
                 return None
             slot = self._slots.take(now)
             if slot is None:
@@ -224,6 +227,10 @@ class Lane:
             waits = now - self._not_begun[0].given_at
             if _CROWDED_AFTER_SECONDS < waits < _CROWDED_UNTIL_SECONDS:
                 return 0
+        return self._open()
+
+    def _open(self) -> int:
+        """Return how many more goals the pool may have."""
         if self._tries_from is not None:
             return 1 - self._trying()
         return self.concurrency - len(self._turns)
@@ -278,18 +285,34 @@ class Lane:
 
     def _run(self) -> None:
         """Ask for slots, and let goals begin, until :meth:`end`."""
-        self._ask(0)
+        wanted: int | None = 0
         while not self._is_ended:
-            with self._changed:
-                now = monotonic()
-                waiting, free = len(self._waiting), max(0, self._free(now))
-                asks = self._slots.ask_at(now, waiting, free) <= now
-                wanted = self._slots.wanted(now, waiting, free)
-            if asks:
-                self._ask(wanted)
-            if self._is_due():
-                self._hand_out_from_thread()
-            self._sleep()
+            try:
+                if wanted is not None:
+                    self._ask(wanted)
+                if self._is_due():
+                    self._hand_out_from_thread()
+                self._is_troubled = False
+                self._sleep()
+            except Exception as error:  # noqa: BLE001 (goals would wait for ever)
+                self._rest_after(error)
+            wanted = self._question()
+
+    def _question(self) -> int | None:
+        """Return for how many slots to ask now, ``None`` if there is nothing to ask."""
+        with self._changed:
+            now = monotonic()
+            waiting, free = len(self._waiting), max(0, self._free(now))
+            if self._slots.ask_at(now, waiting, free) > now:
+                return None
+            return self._slots.wanted(now, waiting, free)
+
+    def _rest_after(self, error: Exception) -> None:
+        if not self._is_troubled:
+            logger.warning("goals wait: the limiter was not reached (%s)", reason_of(error))
+        self._is_troubled = True
+        with self._changed:
+            self._changed.wait(_AFTER_A_FAILURE_SECONDS)
 
     def _is_due(self) -> bool:
         with self._changed:
@@ -310,16 +333,7 @@ class Lane:
         with self._changed:
             asked_at = monotonic()
             holds = self._slots.holds(asked_at)
-        try:
-            grant = self._limiter.ask(wanted, holds=holds)
-        except redis.RedisError as error:
-            if not self._is_troubled:
-                logger.warning("goals wait: the limiter was not reached (%s)", reason_of(error))
-            self._is_troubled = True
-            with self._changed:
-                self._changed.wait(_AFTER_A_FAILURE_SECONDS)
-            return
-        self._is_troubled = False
+        grant = self._limiter.ask(wanted, holds=holds)
         with self._changed:
             self._slots.granted(asked_at, monotonic(), wanted, grant)
 
@@ -439,7 +453,13 @@ class PoolLane(Lane):
 
     def _begin(self, turn: Turn) -> None:
         self._given[id(turn.request.request_dict)] = turn
-        self.on_request(turn.request)
+        try:
+            self.on_request(turn.request)
+        except Exception:
+            # It must not be taken for a fault of the message that is just received.
+            logger.exception("goal %s goes back to the queue: no pool took it", turn.request.id)
+            self._finish(turn, used=False)
+            turn.request.reject(requeue=True)
 
     def _end(
         self, turn: Turn, used: bool, then: Callable[..., None], *arguments: Any, **more: Any
@@ -456,6 +476,7 @@ class PoolLane(Lane):
         # Celery has forgotten them, and so do we; some may be on their way to a process.
         for turn in turns if is_lost else []:
             self._end_of(turn, used=True)
+            self._given.pop(id(turn.request.request_dict), None)
         return []
 
     def _can_begin(self) -> bool:

@@ -65,7 +65,8 @@ def attach(consumer: Any, lane: Lane) -> None:
     if hasattr(channel, "rooms"):
         channel.rooms[goal_queue(consumer.app).name] = lane
         lane.on_room = channel.connection.cycle.wake
-    elif consumer.qos_global:
+    elif consumer.qos_global or consumer.connection.transport.driver_type != "amqp":
+        # Else each queue of RabbitMQ has a prefetch count of its own.
         _Prefetch(consumer, lane)
 
 
@@ -88,16 +89,23 @@ class _Prefetch:
         self._consumer = consumer
         self._lane = lane
         self._added = 0
+        self._will_close = False
         lane.on_full = self._add
         lane.on_room = partial(consumer.call_soon, self._reopen)
 
     def _add(self) -> None:
         """Make room for other messages: for all goals that wait, then for each that still comes."""
         count = 1 if self._added else self._lane.waiting
-        if not self._added:
-            _cancel(self._consumer)
         self._added += count
         self._consumer.qos.increment_eventually(count)
+        if not self._will_close:
+            self._will_close = True
+            self._consumer.call_soon(self._close)
+
+    def _close(self) -> None:
+        self._will_close = False
+        if self._added:
+            _cancel(self._consumer)
 
     def _reopen(self) -> None:
         if self._added:

@@ -223,7 +223,7 @@ class SeriesLane(Lane):
             self._spent.append(spent - before)
             count += 1
             is_over = count >= _MOST_IN_A_ROW or monotonic() >= ends_at
-            turn = None if is_over or self._running > self._most else self._take()
+            turn = None if is_over or self._running > self._most else self._take(in_row=True)
 
     def _job(self, turn: Turn) -> _Job | None:
         """Return what Celery makes of a request, ``None`` if it was revoked or given back."""
