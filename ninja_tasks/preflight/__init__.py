@@ -27,6 +27,7 @@ from .application import judge_application
 from .finding import FAULT, OK, WARNING, Finding, without_secrets
 from .people import judge_liveness, judge_sentry, look_for_workers
 from .rabbitmq import CONFIRMATIONS, judge_confirmations, look_at_queue
+from .redis_cluster import judge_cluster_broker, judge_cluster_state
 from .server import RedisFacts, facts_of, judge_server
 from .settings import look_for_unread_settings
 from .transport import judge_transport
@@ -152,6 +153,7 @@ def _look_at_broker(app: Celery, kind: str | None) -> _Seen:
             channel = connection.default_channel
             if kind == "redis":
                 facts = facts_of(channel.client)
+                of_queue += [judge_cluster_broker(title)] if facts.is_cluster else []
             elif kind == "amqp":
                 of_queue = list(look_at_queue(connection, goal_queue(app)))
     except Exception as error:  # noqa: BLE001 (each transport has exceptions of its own)
@@ -170,6 +172,11 @@ def _look_at_state(settings: Settings) -> _Seen:
     try:
         with connect(settings, retries=0) as client:
             facts = facts_of(client)
+            of_cluster = (
+                [judge_cluster_state(title, client, settings.key_prefix)]
+                if facts.is_cluster
+                else []
+            )
     except redis.RedisError as error:
         fault = Finding(
             FAULT,
@@ -178,7 +185,7 @@ def _look_at_state(settings: Settings) -> _Seen:
             "start it, or correct NINJA_REDIS_URL or ninja_redis_url",
         )
         return _Seen([fault])
-    return _Seen([Finding(OK, "state", f"{title} answers")], facts)
+    return _Seen([Finding(OK, "state", f"{title} answers"), *of_cluster], facts)
 
 
 def _judge_servers(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,8 @@ __all__ = ["RedisFacts", "facts_of", "judge_server"]
 
 _OLDEST_VERSION = (6, 2)
 _WARN_SKEW_SECONDS, _FAULT_SKEW_SECONDS = 2.0, 60.0
+#: What one worker of 32 threads may take, for state and broker together.
+_FEWEST_FREE_CLIENTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,9 @@ class RedisFacts:
         policy: its ``maxmemory-policy``.
         appends: whether it writes an append-only file.
         ahead_seconds: by how much its clock is ahead of this machine's.
+        is_cluster: whether it is a node of a Redis Cluster.
+        clients: how many connections it has.
+        most_clients: how many it takes.
     """
 
     run_id: str | None = None
@@ -38,6 +43,9 @@ class RedisFacts:
     policy: str | None = None
     appends: bool | None = None
     ahead_seconds: float = 0.0
+    is_cluster: bool = False
+    clients: int | None = None
+    most_clients: int | None = None
 
 
 def facts_of(client: Any) -> RedisFacts:
@@ -65,6 +73,9 @@ def facts_of(client: Any) -> RedisFacts:
         policy=info.get("maxmemory_policy", config.get("maxmemory-policy")),
         appends=None if appends is None else str(appends) in ("1", "yes"),
         ahead_seconds=ahead_seconds,
+        is_cluster=str(info.get("cluster_enabled")) == "1" or info.get("redis_mode") == "cluster",
+        clients=_number(info.get("connected_clients")),
+        most_clients=_number(info.get("maxclients")),
     )
 
 
@@ -81,7 +92,12 @@ def judge_server(name: str, title: str, facts: RedisFacts) -> list[Finding]:
         _eviction(f"{name}.eviction", title, facts),
         _persistence(f"{name}.persistence", title, facts),
         _clock(f"{name}.clock", title, facts),
+        *_connections(f"{name}.connections", title, facts),
     ]
+
+
+def _number(answer: Any) -> int | None:
+    return None if answer is None else int(answer)
 
 
 def _answer(ask: Callable[[], Any]) -> dict[Any, Any]:
@@ -166,6 +182,23 @@ def _clock(name: str, title: str, facts: RedisFacts) -> Finding:
         f"the clock of {title} is {skew:.0f} s {where} that of this machine: one of the two stamps "
         "goals with a wrong time, and they are retried or expire too early or too late",
         "set both clocks by NTP",
+    )
+
+
+def _connections(name: str, title: str, facts: RedisFacts) -> Iterator[Finding]:
+    """Yield whether there are enough connections for another worker, where that is known."""
+    if facts.clients is None or facts.most_clients is None:
+        return
+    free = facts.most_clients - facts.clients
+    if free >= _FEWEST_FREE_CLIENTS:
+        yield Finding(OK, name, f"{title} takes {free} connections more")
+        return
+    yield Finding(
+        WARNING,
+        name,
+        f"{title} takes {facts.most_clients} connections and has {facts.clients}: a worker that "
+        "gets none waits, and so do the application's own tasks and producers",
+        f"raise maxclients in its configuration: a worker takes up to {_FEWEST_FREE_CLIENTS}",
     )
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,6 +106,7 @@ def test_in_a_sound_set_up_nothing_is_found_and_all_that_was_looked_at_is_named(
         "application",
         "broker",
         "broker.clock",
+        "broker.connections",
         "broker.eviction",
         "broker.persistence",
         "broker.version",
@@ -691,3 +693,69 @@ def test_a_broken_setting_exits_with_2(app: Celery) -> None:
 )
 def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
     assert without_secrets(url) == shown
+
+
+# Connections, and a Redis in cluster mode
+
+
+def test_a_redis_that_takes_hardly_more_connections_is_a_warning(
+    app: Celery, client: redis.Redis
+) -> None:
+    client.config_set("maxclients", 20)
+    assert troubles(app) == {"broker.connections": "warning"}
+    assert "takes 20 connections" in findings(app)["broker.connections"].message
+
+
+@contextmanager
+def cluster(slots: str = "0 16383", bus_port: int = 0) -> Iterator[EmbeddedServer]:
+    """Run one node of a Redis Cluster, which has these slots."""
+    options = {
+        "--cluster-enabled": "yes",
+        "--cluster-require-full-coverage": "no",
+        "--cluster-port": str(bus_port or free_port()),
+    }
+    words = [word for option in options.items() for word in option]
+    with embedded_server(appendonly=True, extra_arguments=words) as node:
+        with redis.Redis.from_url(node.url) as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots.split())
+            wait_until(
+                lambda: "state:ok" in str(client.execute_command("CLUSTER", "INFO")),
+                "the cluster",
+            )
+        yield node
+
+
+def test_a_redis_cluster_is_no_broker(fake_sales_ninja: FakeSalesNinja) -> None:
+    with cluster() as node:
+        broken = shop(node.url, ninja_api_url=fake_sales_ninja.url, ninja_sentry_dsn=DSN)
+        found = findings(broken)
+        assert found["broker.cluster"].level == "fault"
+        assert "RabbitMQ" in str(found["broker.cluster"].remedy)
+
+
+def test_state_in_a_redis_cluster_needs_a_prefix_that_keeps_its_keys_together(app: Celery) -> None:
+    with cluster() as node:
+        app.conf.ninja_redis_url = node.url
+        found = findings(app)["state.cluster"]
+        assert (found.level, "{ninja}:" in str(found.remedy)) == ("fault", True)
+        app.conf.ninja_key_prefix = "{ninja}:"
+        assert troubles(app) == {"state.cluster": "warning"}
+
+
+def test_a_node_that_does_not_have_the_keys_is_a_fault_that_names_the_right_one(
+    app: Celery,
+) -> None:
+    # The keys of the prefix {ninja}: lie in slot 11222.
+    bus_port = free_port()
+    with cluster("0 8191") as node, cluster("8192 16383", bus_port) as other:
+        with redis.Redis.from_url(node.url) as client:
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", other.port, bus_port)
+
+            def knows_the_other() -> bool:
+                return "8192" in str(client.execute_command("CLUSTER", "NODES"))
+
+            wait_until(knows_the_other, "the nodes to meet")
+        app.conf.ninja_redis_url = node.url
+        app.conf.ninja_key_prefix = "{ninja}:"
+        found = findings(app)["state.cluster"]
+        assert (found.level, f":{other.port}" in found.message) == ("fault", True)
