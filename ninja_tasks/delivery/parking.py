@@ -13,6 +13,7 @@ is forgotten has a new due time, so the claim no longer stands and it stays.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,11 +24,14 @@ from celery import Celery
 
 from ..errors import PublishError
 from ..message import Message, publish_batch
-from .documents import fields_of, read_object
+from .documents import UnreadableDocument, as_stored, fields_of, read_object
+from .redis_errors import reason_of
 from .scripts import registered
 from .state import Keys
 
 __all__ = ["ParkedGoal", "Parking"]
+
+logger = logging.getLogger(__name__)
 
 _LEASE_SECONDS = 30
 _AGAIN_SECONDS = 5
@@ -95,12 +99,17 @@ class Parking:
         since = round(enqueued_at.timestamp() * 1000)
         self._park(keys=self._keys, args=[delivery_id, document, milliseconds, since])
 
-    def move_due(self, app: Celery, limit: int) -> int:
-        """Publish goals that are due, and return how many.
+    def move_due(
+        self, app: Celery, limit: int, set_aside: Callable[[str, UnreadableDocument, bytes], None]
+    ) -> int:
+        """Publish goals that are due, and return how many documents were looked at.
 
         Args:
             app: the Celery application.
             limit: how many at the most.
+            set_aside: stores what cannot be read elsewhere: under which delivery id it was parked,
+                why it cannot be read, and its bytes. If that fails, it is tried again when the
+                lease is over, and the goals beside it go on.
 
         Raises:
             PublishError: if the broker did not confirm them; they are due again after 5 seconds.
@@ -110,21 +119,38 @@ class Parking:
         ids, claims, documents = claimed[::3], claimed[1::3], claimed[2::3]
         if not ids:
             return 0
-        goals = [ParkedGoal.from_document(document) for document in documents]
-        pairs = [word for pair in zip(ids, claims, strict=True) for word in pair]
-        try:
-            publish_batch(
-                app,
-                [
-                    Message(delivery_id, goal.body, goal.headers, goal.retries, goal.priority)
-                    for delivery_id, goal in zip(ids, goals, strict=True)
-                ],
+        messages, pairs = [], []
+        for delivery_id, claim, document in zip(ids, claims, documents, strict=True):
+            try:
+                goal = ParkedGoal.from_document(document)
+            except UnreadableDocument as error:
+                self._remove_unreadable(delivery_id, claim, document, error, set_aside)
+                continue
+            messages.append(
+                Message(delivery_id, goal.body, goal.headers, goal.retries, goal.priority)
             )
+            pairs += [delivery_id, claim]
+        try:
+            publish_batch(app, messages)
         except PublishError:
             self._release(keys=[self._times], args=[_AGAIN_SECONDS * 1000, *pairs])
             raise
         self._unpark(keys=self._keys, args=pairs)
         return len(ids)
+
+    def _remove_unreadable(
+        self,
+        delivery_id: str,
+        claim: str,
+        document: str,
+        error: UnreadableDocument,
+        set_aside: Callable[[str, UnreadableDocument, bytes], None],
+    ) -> None:
+        try:
+            set_aside(delivery_id, error, as_stored(document))
+            self._unpark(keys=self._keys, args=[delivery_id, claim])
+        except redis.RedisError as failure:
+            logger.warning("a parked document that %s stays: %s", error, reason_of(failure))
 
     def due_at(self, delivery_id: str) -> datetime | None:
         """Return when a goal is tried again, ``None`` if it is not parked."""

@@ -10,14 +10,10 @@ Messages of other queues keep Celery's treatment, except that none ends the work
 
 from __future__ import annotations
 
-import base64
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cached_property, wraps
 from queue import SimpleQueue
 from typing import Any
@@ -26,8 +22,9 @@ import redis
 from celery import bootsteps
 
 from ..config import settings_of
+from ..dead_letters.malformed import id_of, malformed_letter, set_aside
 from ..dead_letters.report import Reporter
-from ..dead_letters.store import DeadLetter, DeadLetterStore
+from ..dead_letters.store import DeadLetterStore
 from ..delivery.redis_errors import reason_of
 from ..delivery.state import Keys, shared_client
 from ..message import goal_queue
@@ -147,39 +144,16 @@ class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _write_letter(self, message: Any, fault: str) -> None:
         raw = getattr(message, "raw", None) or _bytes(message.body)
-        letter = self._letter(message, fault, raw)
-        if not self._store.put(letter):
-            # Its id is that of a goal; the same bytes have this one again.
-            letter = replace(letter, delivery_id=_id_of(raw))
-            self._store.put(letter)
-        self._reporter.tell(letter, self._store)
-        consumer = self._consumer
-        consumer.call_soon(message.ack_log_error, logger, consumer.connection_errors)
-
-    def _letter(self, message: Any, fault: str, raw: bytes) -> DeadLetter:
-        now = datetime.now(UTC).isoformat()
-        return DeadLetter(
-            delivery_id=self._delivery_id(message, raw),
-            reason="malformed",
+        letter = malformed_letter(
+            self._delivery_id(message, raw),
+            raw,
             error="the message is not one that a worker can take; its bytes are in the letter",
             error_class=fault,
-            status=None,
-            excerpt="",
-            attempts=0,
-            history=(),
-            doubtful=0,
-            possible_duplicate=False,
-            payload=None,
-            on_unknown=None,
-            enqueued_at=now,
-            first_attempt_at=None,
-            last_attempt_at=None,
-            died_at=now,
             worker=self._consumer.hostname,
-            sentry_event_id=None,
-            replays=0,
-            raw=base64.b64encode(raw).decode(),
         )
+        set_aside(letter, raw, self._store, self._reporter)
+        consumer = self._consumer
+        consumer.call_soon(message.ack_log_error, logger, consumer.connection_errors)
 
     @staticmethod
     def _delivery_id(message: Any, raw: bytes) -> str:
@@ -188,11 +162,7 @@ class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
         own = headers.get("id")
         if isinstance(own, str) and own.isprintable() and 0 < len(own) <= _LONGEST_ID:
             return own
-        return _id_of(raw)
-
-
-def _id_of(raw: bytes) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, raw.hex()))
+        return id_of(raw)
 
 
 def _bytes(body: Any) -> bytes:

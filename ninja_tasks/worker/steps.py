@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import redis
 from celery.signals import worker_shutdown
 
+from ..dead_letters.malformed import malformed_letter, set_aside
 from ..dead_letters.report import Reporter as SentryReporter
+from ..dead_letters.store import DeadLetterStore
+from ..delivery.documents import UnreadableDocument
 from ..delivery.gate import Gate
 from ..delivery.gate import Intake as IntakeState
 from ..delivery.parking import Parking
@@ -55,8 +58,24 @@ class Mover(PeriodicStep):
         # Where the queue is in the same Redis, a goal that is moved frees what it takes.
         frees = self.settings.redis_url == self.app.conf.broker_url
         with although_full() if frees else nullcontext():
-            moved = self._parking.move_due(self.app, _BATCH)
+            moved = self._parking.move_due(
+                self.app, _BATCH, partial(self._set_aside, consumer.hostname)
+            )
         return _SOON_SECONDS if moved == _BATCH else self.seconds
+
+    def _set_aside(
+        self, worker: str, delivery_id: str, error: UnreadableDocument, raw: bytes
+    ) -> None:
+        """Make a dead letter of what was parked and is no goal that this version can read."""
+        letter = malformed_letter(
+            delivery_id,
+            raw,
+            error=f"what was parked {error}; its bytes are in the letter",
+            error_class=type(error).__name__,
+            worker=worker,
+        )
+        keys = Keys(self.settings.key_prefix)
+        set_aside(letter, raw, DeadLetterStore(self.state, keys), SentryReporter(self.state, keys))
 
 
 class Intake(PeriodicStep):

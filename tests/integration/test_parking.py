@@ -12,8 +12,9 @@ import redis
 from celery import Celery
 from stack import wait_until
 
+from ninja_tasks.config import load_settings
 from ninja_tasks.delivery.parking import ParkedGoal, Parking
-from ninja_tasks.delivery.state import Keys
+from ninja_tasks.delivery.state import Keys, connect
 from ninja_tasks.errors import PublishError
 from ninja_tasks.testing import EmbeddedServer
 
@@ -44,6 +45,10 @@ def park(parking: Parking, name: str, seconds: float, **details: Any) -> None:
     parking.park(name, goal, enqueued_at=ENQUEUED_AT, seconds=seconds)
 
 
+def set_aside(delivery_id: str, error: Exception, raw: bytes) -> None:
+    raise AssertionError(f"{delivery_id} {error}")
+
+
 def queued(client: redis.Redis) -> list[dict[str, Any]]:
     return [json.loads(str(one)) for one in client.lrange("ninja_tasks", 0, -1)]
 
@@ -53,7 +58,7 @@ def test_a_due_goal_goes_back_to_the_queue_as_it_was(
 ) -> None:
     park(parking, "due", 0)
     park(parking, "later", 60)
-    assert parking.move_due(app, 10) == 1
+    assert parking.move_due(app, 10, set_aside) == 1
     (message,) = queued(client)
     assert (message["headers"]["id"], message["headers"]["retries"]) == ("due", 3)
     assert message["headers"]["ninja_replays"] == 1
@@ -72,7 +77,7 @@ def test_a_goal_is_parked_once_however_often_it_fails(
     park(parking, "one", 60)
     park(parking, "one", 0, retries=4)
     assert parking.count() == 1
-    parking.move_due(app, 10)
+    parking.move_due(app, 10, set_aside)
     assert [message["headers"]["retries"] for message in queued(client)] == [4]
 
 
@@ -83,7 +88,7 @@ def test_goals_are_moved_in_the_order_of_their_times_and_no_more_than_asked_for(
         park(parking, str(number), 0)
         at_once = str(client.zscore("test:parked:due", str(number)))
         client.zadd("test:parked:due", {str(number): int(float(at_once)) - 10 + number})
-    assert parking.move_due(app, 3) == 3
+    assert parking.move_due(app, 3, set_aside) == 3
     assert {message["headers"]["id"] for message in queued(client)} == {"0", "1", "2"}
 
 
@@ -92,7 +97,7 @@ def test_a_goal_whose_claim_stands_is_not_moved_by_another(
 ) -> None:
     park(parking, "one", 0)
     parking._claim(keys=parking._keys[:2], args=[10, 60_000])
-    assert parking.move_due(app, 10) == 0
+    assert parking.move_due(app, 10, set_aside) == 0
     assert parking.count() == 1
 
 
@@ -101,7 +106,7 @@ def test_a_claim_that_ran_out_is_taken_over(
 ) -> None:
     park(parking, "one", 0)
     parking._claim(keys=parking._keys[:2], args=[10, 1])
-    assert wait_until(lambda: parking.move_due(app, 10), "the claim to run out") == 1
+    assert wait_until(lambda: parking.move_due(app, 10, set_aside), "the claim to run out") == 1
 
 
 def test_a_goal_that_is_parked_again_before_it_is_forgotten_stays(parking: Parking) -> None:
@@ -118,7 +123,42 @@ def test_a_goal_that_the_broker_does_not_take_stays(parking: Parking, client: re
     away.conf.task_publish_retry = False
     park(parking, "one", 0)
     with pytest.raises(PublishError):
-        parking.move_due(away, 10)
+        parking.move_due(away, 10, set_aside)
     due_at = parking.due_at("one")
     assert due_at is not None
     assert 3 < (due_at - datetime.now(UTC)).total_seconds() <= 5
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "no JSON",
+        b"\xff\xfe",
+        "[]",
+        '{"headers": {}, "retries": 0}',
+        '{"body": {}, "headers": "of another version"}',
+    ],
+)
+def test_what_cannot_be_read_is_set_aside_with_its_bytes_and_blocks_no_goal(
+    ninja_redis: EmbeddedServer, app: Celery, client: redis.Redis, document: str | bytes
+) -> None:
+    settings = load_settings({"ninja_key_prefix": "test:"}, {}, ninja_redis.url)
+    parking = Parking(connect(settings), Keys("test:"))
+    for name in ("before", "broken", "later"):
+        park(parking, name, 0)
+    client.hset("test:parked", "broken", document)
+    found: list[tuple[str, bytes]] = []
+
+    def fail(delivery_id: str, error: Exception, raw: bytes) -> None:
+        raise redis.ConnectionError
+
+    def keep(delivery_id: str, error: Exception, raw: bytes) -> None:
+        found.append((delivery_id, raw))
+
+    parking.move_due(app, 10, fail)
+    assert {message["headers"]["id"] for message in queued(client)} == {"before", "later"}
+    assert parking.count() == 1
+    client.zadd("test:parked:due", {"broken": 1})
+    parking.move_due(app, 10, keep)
+    assert found == [("broken", document.encode() if isinstance(document, str) else document)]
+    assert parking.count() == 0

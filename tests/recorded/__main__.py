@@ -30,6 +30,10 @@ from ninja_tasks.testing import Answer
 _TASK, _QUEUE = "ninja_tasks.reach_goal", "ninja_tasks"
 
 
+def _unexpected(delivery_id: str, error: Exception, raw: bytes) -> None:
+    raise error
+
+
 def _customer(fleet: Fleet, *answers: Any, then: Any = None) -> str:
     """Return the id of a customer whose goals the API answers in this way."""
     customer = str(uuid.uuid4())
@@ -106,7 +110,7 @@ def _record(fleet: Fleet, client: redis.Redis) -> dict[str, Any]:
     for name, document in parked.items():
         client.hset(keys.parked, name, document)
         client.zadd(keys.parked_times, {name: 1000})
-    parking.move_due(fleet.app, 10)
+    parking.move_due(fleet.app, 10, _unexpected)
     goal(str(uuid.uuid4()), key="queued", on_unknown="dead_letter", **full)
     _send(fleet, _wire(str(uuid.uuid4())))
     stored = store.get(letter)

@@ -106,3 +106,15 @@ def test_people_see_the_bytes_and_the_log_does_not(system: System) -> None:
     assert (plan["matched"], plan["queued"], plan["skipped"]) == (1, 0, 1)
     assert "a-secret-that-is-no-json" not in system.worker.log
     assert "a-secret-that-is-no-json" not in json.dumps(system.kent.all_events())
+
+
+def test_what_was_parked_and_cannot_be_read_becomes_a_dead_letter(system: System) -> None:
+    raw = b'{"body": \xff'
+    with redis.Redis.from_url(system.environment["CELERY_BROKER_URL"]) as client:
+        client.hset("ninja:parked", "broken", raw)
+        client.zadd("ninja:parked:due", {"broken": 1})
+        wait_until(
+            lambda: not client.hlen("ninja:parked"), f"its end; log:\n{system.worker.log[-3000:]}"
+        )
+    found = system.json_of("dead", "show", "broken")
+    assert (found["reason"], base64.b64decode(found["raw"])) == ("malformed", raw)
