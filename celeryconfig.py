@@ -19,7 +19,7 @@ Of the package
     ``ninja_read_timeout_seconds = 27.0`` (``NINJA_READ_TIMEOUT_SECONDS``)
         Longest silence of the API after the request was sent. A stopping worker may need this long.
     ``ninja_publish_timeout_seconds = 5.0`` (``NINJA_PUBLISH_TIMEOUT_SECONDS``)
-        Longest wait for the broker to take a goal, or a batch of up to 500. Then enqueueing raises
+        How long enqueueing waits for a broker that does not answer; then it raises
         ``PublishError``.
     ``ninja_max_attempts = 16`` (``NINJA_MAX_ATTEMPTS``)
         Failed attempts after which a goal becomes a dead letter; a 429 does not count.

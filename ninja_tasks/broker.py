@@ -34,8 +34,8 @@ from .errors import ConfigurationError, PublishError, told_by
 
 __all__ = ["publish_confirmed"]
 
-#: Goals that the setting ``publish_timeout_seconds`` is meant for, at the most.
-_GOALS_IN_TIME = 500
+#: Goals that a broker, which answers, may take ``publish_timeout_seconds`` for.
+_GOALS_IN_TIME = 100
 _LIMIT_WITHOUT_POOL = 10
 _NO_CODE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 
@@ -53,8 +53,9 @@ def publish_confirmed(
     """Let ``send`` publish, and return when the broker has confirmed all of it.
 
     What fails is sent again as a whole over another connection, as often as the application's
-    ``task_publish_retry_policy`` allows and as long as there is time: the setting
-    ``publish_timeout_seconds`` for up to 500 goals, as much again for each further 500.
+    ``task_publish_retry_policy`` allows and as long as there is time. The broker may be silent for
+    the setting ``publish_timeout_seconds`` in all; one that does answer may take this long for each
+    hundred goals.
 
     Args:
         app: the Celery application.
@@ -69,23 +70,23 @@ def publish_confirmed(
         ConfigurationError: if the broker's address cannot be used.
     """
     connections = _connections_of(app)
-    times = -(-len(delivery_ids) // _GOALS_IN_TIME)
-    deadline = time.monotonic() + times * connections.timeout_seconds
+    patience = _Patience(connections.timeout_seconds, len(delivery_ids))
     pauses = _pauses(app)
     while True:
         used_before = False
         try:
-            with connections.one(app, queue, deadline) as link:
+            with connections.one(app, queue, patience) as link:
                 used_before = link.used_before
-                send(link.producer, link.patience_seconds(deadline))
-                link.wait_for_confirmations(deadline)
+                with patience.not_lost_by_computing():
+                    send(link.producer, link.share_of(patience))
+                link.wait_for_confirmations(patience)
             return
         except _NOT_THE_BROKERS:
             raise
         except Exception as error:
             # A connection that was idle may have been lost long ago: that is no try.
             pause = 0.0 if used_before else next(pauses, None)
-            if pause is None or time.monotonic() + pause >= deadline:
+            if pause is None or pause >= patience.seconds:
                 what = "the goal" if len(delivery_ids) == 1 else f"{len(delivery_ids)} goals"
                 raise PublishError(
                     f"the broker did not confirm {what}: {_reason(error)}",
@@ -93,6 +94,37 @@ def publish_confirmed(
                     uncertain_ids=delivery_ids,
                 ) from error
         time.sleep(pause)
+
+
+class _Patience:
+    """How long one call may still wait.
+
+    Args:
+        silence_seconds: for how long the broker may be silent, over all tries.
+        goals: how many are published.
+    """
+
+    def __init__(self, silence_seconds: float, goals: int) -> None:
+        self._silence_seconds = silence_seconds
+        self._silent_since = time.monotonic()
+        self._end = self._silent_since + silence_seconds * -(-goals // _GOALS_IN_TIME)
+
+    @property
+    def seconds(self) -> float:
+        """What is left; never below 0."""
+        over_at = min(self._end, self._silent_since + self._silence_seconds)
+        return max(0.0, over_at - time.monotonic())
+
+    def heard(self) -> None:
+        """The broker has confirmed something."""
+        self._silent_since = time.monotonic()
+
+    @contextlib.contextmanager
+    def not_lost_by_computing(self) -> Iterator[None]:
+        """Make many messages: a busy machine is not a silent broker."""
+        began = time.monotonic()
+        yield
+        self._silent_since += time.monotonic() - began
 
 
 class _Confirmations:
@@ -113,17 +145,23 @@ class _Confirmations:
         channel.events["basic_nack"].add(_refused)
         channel.events["basic_return"].add(_returned)
 
-    def wait(self, deadline: float, patience_seconds: float) -> None:
+    def wait(self, patience: _Patience, share: float) -> None:
         """Wait until nothing is open.
 
+        Args:
+            patience: how long the broker may be silent.
+            share: the part of it that may be spent here.
+
         Raises:
-            TimeoutError: at the deadline, or if nothing comes for a time.
+            TimeoutError: if it is over.
         """
         while self._open:
-            seconds = min(deadline - time.monotonic(), patience_seconds)
-            if seconds <= 0:
+            before = len(self._open)
+            if not (seconds := patience.seconds * share):
                 raise TimeoutError("no confirmation in time")
             self._connection.drain_events(timeout=seconds)
+            if len(self._open) < before:
+                patience.heard()
 
     def _counted(self, *args: Any, **options: Any) -> Any:
         # Celery's events are published here too, and confirmed.
@@ -180,19 +218,23 @@ class _Link:
     def _failed(self, error: Exception, seconds: float) -> None:
         self.failures += 1
 
-    def patience_seconds(self, deadline: float) -> float:
-        """Return how long the broker may be silent: after an old connection comes one more try."""
-        seconds = max(0.0, deadline - time.monotonic())
-        return seconds / 2 if self.used_before else seconds
+    @property
+    def _share(self) -> float:
+        # A connection that was idle may be dead: then there must be time for another one.
+        return 0.5 if self.used_before else 1.0
 
-    def wait_for_confirmations(self, deadline: float) -> None:
+    def share_of(self, patience: _Patience) -> float:
+        """Return for how many seconds the broker may be silent on this connection."""
+        return patience.seconds * self._share
+
+    def wait_for_confirmations(self, patience: _Patience) -> None:
         """Wait until the broker has confirmed everything.
 
         Raises:
             TimeoutError: if it does not in time.
         """
         if self.confirmations is not None:
-            self.confirmations.wait(deadline, self.patience_seconds(deadline))
+            self.confirmations.wait(patience, self._share)
 
     def close(self) -> None:
         """Close it without a word to the broker, which may not answer."""
@@ -220,19 +262,19 @@ class _Connections:
         self._end.atexit = False
 
     @contextlib.contextmanager
-    def one(self, app: Celery, queue: Queue, deadline: float) -> Iterator[_Link]:
+    def one(self, app: Celery, queue: Queue, patience: _Patience) -> Iterator[_Link]:
         """Lend a connection; one that is given back with an exception is closed.
 
         Raises:
-            TimeoutError: if there is none at the deadline.
+            TimeoutError: if there is none in time.
             ConfigurationError: if the broker's address cannot be used.
         """
-        if not self._slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not self._slots.acquire(timeout=patience.seconds):
             raise TimeoutError("all connections to the broker are in use (broker_pool_limit)")
         try:
             link = self._idle.pop()
         except IndexError:
-            link = self._new(app, queue, deadline)
+            link = self._new(app, queue, patience)
         is_well = False
         try:
             yield link
@@ -256,20 +298,20 @@ class _Connections:
         """Let go of connections that belong to the parent of this process, and close none."""
         self._end.detach()
 
-    def _new(self, app: Celery, queue: Queue, deadline: float) -> _Link:
+    def _new(self, app: Celery, queue: Queue, patience: _Patience) -> _Link:
         """Connect in a thread of its own, because a name server may keep us waiting for minutes.
 
         Who gives up leaves the slot to that thread, so that no more of them wait than slots are.
         """
         answer: Future[None] = Future()
         try:
-            link = self._unopened(app, max(0.01, deadline - time.monotonic()))
+            link = self._unopened(app, max(0.01, patience.seconds))
             self._start_to_open(link, queue, answer)
         except BaseException:
             self._slots.release()
             raise
         try:
-            error = answer.exception(max(0.0, deadline - time.monotonic()))
+            error = answer.exception(patience.seconds)
         except TimeoutError:
             if answer.cancel():
                 raise TimeoutError("no connection to the broker in time") from None

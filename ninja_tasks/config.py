@@ -284,7 +284,7 @@ SETTINGS = (
         "publish_timeout_seconds",
         5.0,
         _seconds(_SHORTEST_TIMEOUT, _LONGEST_TIMEOUT),
-        "Longest wait for the broker to take a goal, or a batch of up to 500.",
+        "How long enqueueing waits for a broker that does not answer.",
     ),
     Setting(
         "max_attempts",

@@ -161,8 +161,9 @@ def enqueue_goals(
     Raises:
         InvalidGoal: with ``index`` and the ``delivery_ids`` that were sent before its batch.
         PublishError: with the ``delivery_ids`` that the broker took and the ``uncertain_ids`` of
-            the batch that it did not confirm. Each batch has ``publish_timeout_seconds`` for up to
-            500 goals, and as much again for each further 500.
+            the batch that it did not confirm. It is raised when the broker has been silent for
+            ``publish_timeout_seconds``, and at the latest when a batch has taken this time for each
+            hundred of its goals.
         ValueError: for an unknown ``on_invalid`` or a ``batch_size`` below 1.
     """
     if on_invalid not in ("raise", "collect"):

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
+from celery import Celery
 
 from ..config import ON_UNKNOWN
-from ..errors import ConfigurationError, InvalidGoal, faults_by_path
+from ..errors import ConfigurationError, InvalidGoal, PublishError, faults_by_path
 from ..goals import WIRE_NAMES
 from ..message import Message, batches, publish_batch
 from ..outbox import stays_here
@@ -109,7 +110,7 @@ def enqueue(ctx: click.Context, /, *, dry_run: bool, as_json: bool, **flags: Any
         messages = [(line, message) for line, message, _is_dated in checked]
         undated += sum(not is_dated for _line, _message, is_dated in checked)
         if not dry_run:
-            publish_batch(ctx.obj.app, [message for _, message in messages])
+            _publish(ctx.obj.app, messages, from_line=batch[0][0])
         for line, message in messages:
             _print_enqueued(line, message, as_json=as_json, dry_run=dry_run)
         enqueued += len(messages)
@@ -119,6 +120,16 @@ def enqueue(ctx: click.Context, /, *, dry_run: bool, as_json: bool, **flags: Any
         say(f"without created_on, so they would be dated at the moment of enqueueing: {undated}")
     if invalid:
         ctx.exit(1)
+
+
+def _publish(app: Celery, messages: list[tuple[int, Message]], *, from_line: int) -> None:
+    try:
+        publish_batch(app, [message for _, message in messages])
+    except PublishError as error:
+        raise click.ClickException(
+            f"{error}; what stands before line {from_line} is enqueued, and some of the lines from "
+            f"{from_line} on may be: enqueue them again, and those with a key are sent once"
+        ) from error
 
 
 def _checked(batch: list[tuple[int, str]], *, as_json: bool) -> Iterator[tuple[int, Message, bool]]:

@@ -20,7 +20,6 @@ from celery import Celery
 from ..config import Settings, settings_of
 from ..delivery.connection import longest_exchange_seconds
 from ..delivery.state import connect
-from ..errors import told_by
 from ..message import goal_queue
 from .api import look_at_api
 from .application import judge_application
@@ -31,6 +30,7 @@ from .redis_cluster import judge_cluster_broker, judge_cluster_state
 from .server import RedisFacts, facts_of, judge_server
 from .settings import look_for_unread_settings
 from .transport import judge_transport
+from .unusable import unusable
 
 __all__ = ["FAULT", "OK", "WARNING", "Finding", "preflight", "report_at_start"]
 
@@ -157,13 +157,9 @@ def _look_at_broker(app: Celery, kind: str | None) -> _Seen:
             elif kind == "amqp":
                 of_queue = list(look_at_queue(connection, goal_queue(app)))
     except Exception as error:  # noqa: BLE001 (each transport has exceptions of its own)
-        fault = Finding(
-            FAULT,
-            "broker",
-            f"{title} cannot be used ({told_by(error)}): goals are neither enqueued nor delivered",
-            "start it, or correct CELERY_BROKER_URL or broker_url",
-        )
-        return _Seen([fault])
+        then = "goals are neither enqueued nor delivered"
+        where = "CELERY_BROKER_URL or broker_url"
+        return _Seen([unusable("broker", title, error, then, where)])
     return _Seen([Finding(OK, "broker", f"{title} answers"), *of_queue], facts)
 
 
@@ -178,13 +174,8 @@ def _look_at_state(settings: Settings) -> _Seen:
                 else []
             )
     except redis.RedisError as error:
-        fault = Finding(
-            FAULT,
-            "state",
-            f"{title} cannot be used ({told_by(error)}): no goal is sent without it",
-            "start it, or correct NINJA_REDIS_URL or ninja_redis_url",
-        )
-        return _Seen([fault])
+        then, where = "no goal is sent without it", "NINJA_REDIS_URL or ninja_redis_url"
+        return _Seen([unusable("state", title, error, then, where)])
     return _Seen([Finding(OK, "state", f"{title} answers"), *of_cluster], facts)
 
 

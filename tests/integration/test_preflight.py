@@ -148,6 +148,36 @@ def test_a_broker_that_is_away_is_a_fault(app: Celery, server: EmbeddedServer) -
     assert "Connection refused" in findings(app)["broker"].message
 
 
+@pytest.mark.parametrize("place", ["broker", "state"])
+def test_a_wrong_password_is_told_from_a_server_that_is_down(
+    app: Celery, server: EmbeddedServer, client: redis.Redis, place: str
+) -> None:
+    client.config_set("requirepass", "another")
+    try:
+        wrong = server.url.replace("redis://", f"redis://:{SECRET}@")
+        app.conf.update(broker_url=wrong, ninja_redis_url=wrong)
+        found = findings(app)[place]
+    finally:
+        client.execute_command("AUTH", "another")
+        client.config_set("requirepass", "")
+    assert found.level == "fault"
+    assert "refuses the user or the password" in found.message
+    assert str(found.remedy).startswith("correct them in")
+    assert SECRET not in f"{found}"
+
+
+@pytest.mark.parametrize("address", [f"reddis://:{SECRET}@one/0", f"redis://one:{SECRET}/0"])
+def test_an_address_that_cannot_be_used_is_told_from_a_server_that_is_down(
+    app: Celery, server: EmbeddedServer, address: str
+) -> None:
+    app.conf.update(broker_url=address, ninja_redis_url=server.url)
+    found = findings(app)["broker"]
+    assert found.level == "fault"
+    assert "has an address that cannot be used" in found.message
+    assert "amqp://user:password@" in str(found.remedy)
+    assert SECRET not in f"{found}"
+
+
 def test_a_redis_for_state_that_is_away_is_a_fault(app: Celery) -> None:
     app.conf.ninja_redis_url = f"redis://:{SECRET}@127.0.0.1:{free_port()}/0"
     assert troubles(app) == {"state": "fault"}

@@ -113,6 +113,14 @@ def test_a_server_that_is_away_exits_with_1_without_traceback_and_password(
     assert "geheim" not in done.stderr
 
 
+def test_lines_that_may_be_enqueued_are_named(run) -> None:
+    done = run("enqueue", stdin=f"\n{GOAL}\n{GOAL}\n")
+    assert done.returncode == 1
+    assert "did not confirm 2 goals" in done.stderr
+    assert "lines from 1 on" in done.stderr
+    assert done.stdout == ""
+
+
 def test_a_dry_run_of_flags_sends_nothing(run) -> None:
     money = ("--revenue", "12350", "--page-param", "promo=a=b", "--key", "order-17")
     done = run("enqueue", *FLAGS, *money, "--dry-run")
