@@ -53,7 +53,7 @@ class Lease(PeriodicStep):
         self._channel.is_taken_over = True
         if lost is not None:
             self._channel.take_over(lost, _still_worked_on(lost, consumer.pool))
-        self.seconds = self._channel.visibility_timeout / 3
+        self.seconds = self._channel.goal_lease_seconds / 3
         super().start(consumer)
 
     def work(self, consumer: Any) -> float:

@@ -20,7 +20,8 @@ States of a message, and what moves it; each move is one atomic script, so there
 =========  =======================================================================================
 waiting    on its list. ``claim`` moves it to *held*: up to as many as the worker has room for, at
            most 32. A claim whose answer is lost leaves messages held whose lease nobody renews
-held       in the hash, with a lease of ``visibility_timeout`` seconds by Redis' clock. ``renew``
+held       in the hash, with a lease of ``visibility_timeout`` seconds by Redis' clock, a goal of 7
+           at the most: its lease counts as begun earlier. ``renew``
            begins the lease anew while the message is worked on. Its end, or a rejection with
            requeue, moves it back to *waiting* (``put_back``), byte for byte as it was sent
 done       the acknowledgement removed it. Acknowledgements are gathered for at most 20 ms and go
@@ -68,6 +69,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from ..delivery.redis_errors import dropping, is_refused, reason_of
 from ..errors import ConfigurationError
+from ..message import QUEUE_NAME
 from .full_redis import PUT, is_though_full
 from .lane import Room
 
@@ -76,6 +78,7 @@ __all__ = ["Channel", "Message", "QoS", "SentinelTransport", "Transport"]
 logger = logging.getLogger(__name__)
 
 _TESTED_KOMBU = "5.7"
+_GOAL_LEASE_SECONDS = 7
 _MOST_AT_ONCE = 32
 _GATHER_SECONDS = 0.02
 _MOST_ACKNOWLEDGEMENTS = 1000
@@ -259,7 +262,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
     # Of its own: another worker on the same Redis may have another idea of how long a lease is.
     unacked_key = "ninja_tasks.unacked"
     unacked_index_key = "ninja_tasks.unacked_index"
-    visibility_timeout = 7
+    visibility_timeout = _GOAL_LEASE_SECONDS
     unacked_restore_interval = 1
     # A Redis that takes packets and does not answer must not stop the worker's loop for long.
     socket_timeout = 5.0
@@ -425,7 +428,12 @@ class Channel(stock.Channel):  # type: ignore[misc]
         entries = [
             word
             for _key, queue, priority in lists
-            for word in (f',"","{queue}"]', priority, number.get(queue, 1))
+            for word in (
+                f',"","{queue}"]',
+                priority,
+                number.get(queue, 1),
+                self._has_run_seconds(queue),
+            )
         ]
         sizes = (len(rooms), *rooms)
         keys = [*self._held_keys, *(key for key, _queue, _priority in lists)]
@@ -582,13 +590,28 @@ class Channel(stock.Channel):  # type: ignore[misc]
 
     def renew(self, tags: list[str]) -> None:
         """Begin the leases of held messages anew."""
-        if tags:
-            _RENEW.run(self.scripts, self._held_keys[1:], tags)
+        words = [word for tag in tags for word in (tag, self._has_run_seconds(self._queue_of(tag)))]
+        if words:
+            _RENEW.run(self.scripts, self._held_keys[1:], words)
+
+    @property
+    def goal_lease_seconds(self) -> float:
+        """How long a goal is held that nobody renews, whatever the application's lease is."""
+        return min(self.visibility_timeout, _GOAL_LEASE_SECONDS)
+
+    def _has_run_seconds(self, queue: str | None) -> float:
+        """Return for how long a lease counts as begun: all end by the application's lease."""
+        return self.visibility_timeout - self.goal_lease_seconds if queue == QUEUE_NAME else 0
+
+    def _queue_of(self, tag: str) -> str | None:
+        message = self.qos._delivered.get(tag)
+        queue: str | None = (message.delivery_info or {}).get("queue") if message else None
+        return queue
 
     def sweep(self) -> int:
         """Put messages back whose lease has ended, and return how many."""
         if self._sweeps_from is None:
-            self._sweeps_from = monotonic() + max(0.0, self.visibility_timeout - self._uptime())
+            self._sweeps_from = monotonic() + max(0.0, self.goal_lease_seconds - self._uptime())
         if monotonic() < self._sweeps_from:
             return 0
         words = ("RPUSH", self.global_keyprefix, self.sep, self.visibility_timeout, _SWEEP_AT_ONCE)

@@ -307,9 +307,9 @@ def test_a_clock_that_differs_is_found(
 
 @pytest.mark.parametrize(
     ("seconds", "level"),
-    [(2, "warning"), (3, "ok"), (60, "ok"), (61, "warning"), ("7", "fault"), (True, "fault")],
+    [(2, "warning"), (3, "ok"), (43_200, "ok"), ("7", "fault"), (True, "fault")],
 )
-def test_the_lease_of_the_crash_safe_transport_is_short_but_not_too_short(
+def test_the_lease_of_the_crash_safe_transport_must_not_be_too_short(
     app: Celery, seconds: Any, level: str
 ) -> None:
     app.conf.broker_transport_options = {"visibility_timeout": seconds}

@@ -283,6 +283,27 @@ def test_a_lease_that_is_renewed_does_not_end(server: EmbeddedServer, client: re
         assert client.zcard(LEASES) == 1
 
 
+def test_goals_have_a_short_lease_whatever_the_applications_is(
+    server: EmbeddedServer, client: redis.Redis
+) -> None:
+    send(server.url, "ninja_tasks", "goal")
+    send(server.url, "q", "task")
+    with taking(server.url, "ninja_tasks", "q", visibility_timeout=43_200) as taker:
+        taker.take(2)
+        for _ in range(2):
+            leases = sorted(
+                43_200 - (client.time()[0] - begun)
+                for _tag, begun in client.zrange(LEASES, 0, -1, withscores=True)
+            )
+            assert leases == [pytest.approx(7, abs=2), pytest.approx(43_200, abs=2)]
+            taker.channel.renew(client.zrange(LEASES, 0, -1))
+        taker.channel.is_taken_over = True
+        for tag in client.zrange(LEASES, 0, -1):
+            client.zincrby(LEASES, -8, tag)
+        wait_until(taker.channel.sweep, "the goal to be put back", 10)
+        assert client.llen("ninja_tasks") == client.hlen(HELD) == 1
+
+
 def test_leases_are_not_ended_by_a_server_that_was_away(tmp_path: Path) -> None:
     with embedded_server(appendonly=True) as server:
         send(server.url, "q", 1)

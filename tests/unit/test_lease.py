@@ -19,7 +19,7 @@ class Request:
 
 
 class Channel:
-    visibility_timeout = 6
+    goal_lease_seconds = 6
 
     def __init__(self, *held: tuple[str, Any]) -> None:
         self.qos = SimpleNamespace(held=lambda: list(held))

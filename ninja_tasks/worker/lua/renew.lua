@@ -1,10 +1,10 @@
 -- Begins the leases of held messages anew; one that was put back meanwhile stays back.
 -- KEYS: leases
--- ARGV: tags
+-- ARGV: for each message its tag, and for how many seconds its lease has run when it begins
 local time = redis.call('TIME')
-local now = string.format('%d.%06d', time[1], time[2])
+local now = time[1] + time[2] / 1000000
 local leases = {}
-for number, tag in ipairs(ARGV) do
-  leases[2 * number - 1], leases[2 * number] = now, tag
+for at = 1, #ARGV, 2 do
+  leases[at], leases[at + 1] = string.format('%.6f', now - ARGV[at + 1]), ARGV[at]
 end
 return redis.call('ZADD', KEYS[1], 'XX', 'CH', unpack(leases))
