@@ -283,6 +283,18 @@ def test_a_lease_that_is_renewed_does_not_end(server: EmbeddedServer, client: re
         assert client.zcard(LEASES) == 1
 
 
+def test_a_full_redis_lets_leases_be_renewed(server: EmbeddedServer, client: redis.Redis) -> None:
+    send(server.url, "q", 1)
+    with taking(server.url, "q") as taker:
+        taker.take(1)
+        (tag,) = client.hkeys(HELD)
+        client.zadd(LEASES, {tag: 1})
+        client.config_set("maxmemory", 1)
+        taker.channel.renew([tag])
+        assert float(client.zscore(LEASES, tag) or 0) > 1
+        client.config_set("maxmemory", 0)
+
+
 def test_goals_have_a_short_lease_whatever_the_applications_is(
     server: EmbeddedServer, client: redis.Redis
 ) -> None:

@@ -1,6 +1,8 @@
 -- Begins the leases of held messages anew; one that was put back meanwhile stays back.
 -- KEYS: leases
 -- ARGV: for each message its tag, and for how many seconds its lease has run when it begins
+-- After one command that takes no memory, a full Redis lets a script write.
+redis.call('ZREM', KEYS[1], '')
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local leases = {}
