@@ -355,6 +355,13 @@ class Channel(stock.Channel):  # type: ignore[misc]
                 raise
             logger.warning("a binding was not declared: %s", reason_of(error))
 
+    def maybe_refresh_binding_expiry(self) -> None:
+        """Renew what kombu keeps of bindings; where Redis refuses it, it is tried again soon."""
+        try:
+            super().maybe_refresh_binding_expiry()
+        except ResponseError as error:
+            logger.debug("a binding was not renewed: %s", reason_of(error))
+
     def _put(self, queue: str, message: Any, **options: Any) -> None:
         """Put a message on its list."""
         batch = options.get("_publish_batch")
