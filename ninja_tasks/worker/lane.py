@@ -49,10 +49,12 @@ class Room(NamedTuple):
     Attributes:
         free: how many more may be fetched.
         size: how many could be if there was none.
+        is_stocked: whether what is there lasts until half of the room is free.
     """
 
     free: int
     size: int
+    is_stocked: bool = False
 
     @property
     def is_half_free(self) -> bool:
@@ -168,7 +170,8 @@ class Lane:
             return Room(max(0, size - fetched), size)
         in_time = math.ceil(_FETCHED_AHEAD_SECONDS * rate.goals / rate.seconds)
         most = min(size, max(_FEWEST_FETCHED, in_time))
-        return Room(max(0, min(size - fetched, most - self.waiting)), most)
+        free = max(0, min(size - fetched, most - self.waiting))
+        return Room(free, most, is_stocked=self.waiting > 0)
 
     def empty(self, *, is_lost: bool) -> list[Any]:
         """Take all goals out that have not begun, and return their requests in their order.

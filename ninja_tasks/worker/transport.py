@@ -413,8 +413,9 @@ class Channel(stock.Channel):  # type: ignore[misc]
         """Return whether it is worth to claim messages of a queue."""
         lane = self.rooms.get(queue)
         room = self.qos.room() if lane is None else lane.room()
-        has_gathered = monotonic() >= self.claimed_at + _GATHER_SECONDS
-        return room.is_half_free or (room.free > 0 and has_gathered)
+        if room.is_half_free or not room.free or room.is_stocked:
+            return room.is_half_free
+        return bool(monotonic() >= self.claimed_at + _GATHER_SECONDS)
 
     def _look(self, lists: list[tuple[str, str, int]], *, is_all: bool) -> tuple[Any, ...]:
         first = lists[0][0]
