@@ -346,8 +346,7 @@ def test_what_has_not_begun_is_taken_out_at_once_in_its_order(limited: Rig) -> N
 def test_room_follows_the_limit_and_what_is_fetched(limited: Rig) -> None:
     limited.lane.prefetch = 128
     limited.put("0", lambda series: time.sleep(0.2))
-    wait_until(lambda: limited.lane.room().size == 50, "the limit to be known")
-    assert limited.lane.room() == Room(50, 50, is_stocked=False)
+    wait_until(lambda: limited.lane.room() == Room(50, 50), "the first goal to begin")
     for number in range(60):
         limited.put(str(number), lambda series: use_slot())
     assert limited.lane.room().free == 0
