@@ -92,7 +92,8 @@ class Intake(PeriodicStep):
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._said: str | None = None
-        self._takes_goals = self._tries_one = False
+        #: Whether to take goals, and only one at a time: as decided, and as the loop does.
+        self._decided = self._done = (False, False)
         self._ours: bool | None = None
 
     @cached_property
@@ -101,9 +102,10 @@ class Intake(PeriodicStep):
 
     def start(self, consumer: Any) -> None:
         """Begin with what a new connection consumes, which follows the last decision."""
-        self._takes_goals = goal_queue(self.app).name in self.app.amqp.queues.consume_from
+        takes_goals = goal_queue(self.app).name in self.app.amqp.queues.consume_from
+        self._done = takes_goals, self._done[1]
         if self._ours is None:
-            self._ours = self._takes_goals
+            self._ours = takes_goals
         if self._ours:
             super().start(consumer)
 
@@ -117,14 +119,23 @@ class Intake(PeriodicStep):
         if state is not IntakeState.PROBE:
             self._say(why)
         takes_goals = state in (IntakeState.OPEN, IntakeState.PROBE)
-        tries_one = state is IntakeState.PROBE
-        if (takes_goals, tries_one) != (self._takes_goals, self._tries_one):
-            self._takes_goals, self._tries_one = takes_goals, tries_one
-            if takes_goals:
-                consumer.call_soon(take_goals, consumer, one=tries_one)
-            else:
-                consumer.call_soon(leave_goals, consumer)
+        self._decided = takes_goals, state is IntakeState.PROBE
+        if self._decided != self._done:
+            consumer.call_soon(self._do, consumer)
         return self.seconds
+
+    def _do(self, consumer: Any) -> None:
+        """Do what was decided, in the worker's loop.
+
+        A new connection may have come between: what it does is known in the loop only.
+        """
+        if self._decided == self._done:
+            return
+        self._done = takes_goals, tries_one = self._decided
+        if takes_goals:
+            take_goals(consumer, one=tries_one)
+        else:
+            leave_goals(consumer)
 
     def _ask(self, consumer: Any) -> IntakeState:
         # RabbitMQ may drop a message that comes back too often. From a full Redis goals are taken
