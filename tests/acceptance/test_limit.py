@@ -154,6 +154,24 @@ def test_goals_that_have_not_begun_are_back_on_the_queue_at_once_when_a_worker_e
         assert not ids & delivered
 
 
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_goals_that_wait_in_a_worker_are_sent_once_after_its_connection_was_lost(
+    durable_fleet: Fleet, pool: str
+) -> None:
+    fleet, goals = durable_fleet, 120
+    ids = fleet.enqueue(goals)
+    fleet.start(1, pool=pool, concurrency=4, rate_limit="20/s")
+    fleet.api.wait_for(20)
+    fleet.broker.kill()
+    fleet.broker.start()
+    fates = fleet.wait_for_fates(ids)
+    assert (fates.lost, fates.unmarked) == (0, 0)
+    # What was being sent when Redis went away may be sent again.
+    assert fates.duplicated <= 4
+    times = sorted(one.monotonic for one in fleet.api.delivered)
+    assert fullest_second(times)[0] <= 20 + 2 + 2
+
+
 def queue_of(fleet: Fleet) -> list[bytes]:
     with redis.Redis.from_url(fleet.broker.url) as client:
         messages: list[bytes] = client.lrange("ninja_tasks", 0, -1)
