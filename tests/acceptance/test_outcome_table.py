@@ -124,10 +124,10 @@ def test_a_goal_that_waits_for_its_next_attempt_is_parked_and_says_until_when(
     system: System,
 ) -> None:
     delivery_id = enqueue(system, Answer(500))
-    customer_id = enqueue(system, Answer(429, retry_after=4))
+    customer_id = enqueue(system, Answer(429, retry_after=8))
     shown = status_of(system, customer_id, "parked")
     due_in = datetime.fromisoformat(shown["due_at"]) - datetime.now(UTC)
-    assert 0 < due_in.total_seconds() <= 4
+    assert 0 < due_in.total_seconds() <= 8
     assert (shown["attempts"], shown["delivered_at"], shown["reason"]) == (1, None, None)
     assert system.json_of("stats")["parked"] >= 1
     for one in (delivery_id, customer_id):

@@ -55,5 +55,6 @@ def test_a_backlog_is_drained_at_the_limit_and_no_second_exceeds_it(
         most_in_a_second=most,
         begins=round(begins, 2),
     )
-    assert most <= math.ceil(per_second) + rate.burst + (0 if IN_FULL else 2)
+    # A small run has other tests beside it, which make single requests late.
+    assert most <= math.ceil(per_second) + rate.burst * (1 if IN_FULL else 3)
     assert took <= (1.05 if IN_FULL else 1.2) * goals / per_second

@@ -39,7 +39,8 @@ def test_a_request_whose_worker_is_killed_is_made_again_within_ten_seconds_and_m
     fleet: Fleet, pool: str, fault: Callable[..., None]
 ) -> None:
     (first,) = fleet.start(pool=pool, concurrency=2)
-    fleet.api.script(Answer(delay_seconds=POST_SECONDS))
+    # It must still run when the second worker is there.
+    fleet.api.script(Answer(delay_seconds=30))
     name = enqueue_goal(goal_id=GOAL_ID, customer_id=uuid.uuid4(), app=fleet.app)
     fleet.api.wait_for(1, delivered=False)
     fleet.start(pool=pool, concurrency=2)
