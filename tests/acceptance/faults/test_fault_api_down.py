@@ -73,7 +73,8 @@ def test_an_outage_costs_no_goal_no_attempts_and_hardly_any_cpu(
     assert numbers.dead == 0
     assert len(fleet.api.delivered) == len(before) + GOALS
     assert max(cores) <= 0.2
-    assert max(grown) < 30
+    # The first failures load, once in each process, what it takes to show them.
+    assert max(grown) < 45
     # What opened it, what was under way at that moment, and one probe for each pause.
     assert spent <= THRESHOLD + 2 * 4 + 5
     assert len(events) <= 3
