@@ -1,4 +1,4 @@
-"""What one attempt meant and what follows from it: pure decisions, no input or output.
+"""What one attempt meant and what follows from it: decisions, no input or output.
 
 =============  =====================================================  ==============================
 outcome        when                                                   then
@@ -16,6 +16,7 @@ outcome        when                                                   then
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ __all__ = [
     "Attempt",
     "Outcome",
     "Verdict",
+    "backoff_seconds",
     "decide",
     "outcome_of_failure",
     "outcome_of_status",
@@ -173,6 +175,19 @@ def decide(attempt: Attempt, *, charged: int, max_attempts: int, on_unknown: str
     if attempt.charged and charged >= max_attempts:
         return Verdict.EXHAUSTED
     return Verdict.RETRY
+
+
+def backoff_seconds(retries: int, first: float, longest: float) -> float:
+    """Return the wait before another attempt, between half and all of the exponential delay.
+
+    Args:
+        retries: retries so far.
+        first: seconds of the first delay, which doubles with each retry.
+        longest: seconds that no delay exceeds.
+    """
+    # Beyond this many doublings every delay is the longest; the power itself has no bound.
+    delay = min(first * 2 ** min(retries, 32), longest)
+    return random.uniform(delay / 2, delay)  # noqa: S311 (it spreads retries, and hides nothing)
 
 
 def transient_error(attempt: Attempt) -> TransientError:

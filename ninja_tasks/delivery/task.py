@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ from ..validation import goal_from_message
 from .client import SalesNinja
 from .endings import Elsewhere, Parked
 from .gate import Admission, Answer, BreakerNews, Gate, longest_claim_seconds
-from .outcomes import Attempt, Outcome, Verdict, decide
+from .outcomes import Attempt, Outcome, Verdict, backoff_seconds, decide
 from .parking import ParkedGoal, Parking
 from .record import DeliveryRecord
 from .series import Series
@@ -215,7 +214,7 @@ class DeliveryTask(Task):  # type: ignore[misc]
         """
         retries = self.request.retries
         seconds = max(
-            _backoff_seconds(retries, self.retry_backoff, self.retry_backoff_max),
+            backoff_seconds(retries, self.retry_backoff, self.retry_backoff_max),
             exc.retry_after_seconds or 0,
         )
         self._park(seconds, retries=retries + 1)
@@ -389,16 +388,3 @@ RELIED_ON = frozenset(
         *("run", "__call__", "autoretry_for", "retry_backoff", "retry_backoff_max"),
     }
 )
-
-
-def _backoff_seconds(retries: int, first: float, longest: float) -> float:
-    """Return the wait before another attempt, between half and all of the exponential delay.
-
-    Args:
-        retries: retries so far.
-        first: seconds of the first delay, which doubles with each retry.
-        longest: seconds that no delay exceeds.
-    """
-    # Beyond this many doublings every delay is the longest; the power itself has no bound.
-    delay = min(first * 2 ** min(retries, 32), longest)
-    return random.uniform(delay / 2, delay)  # noqa: S311 (it spreads retries, and hides nothing)

@@ -15,6 +15,7 @@ from ninja_tasks.delivery.outcomes import (
     Attempt,
     Outcome,
     Verdict,
+    backoff_seconds,
     decide,
     outcome_of_failure,
     outcome_of_status,
@@ -341,3 +342,15 @@ def test_every_kind_of_retry_carries_the_wait_that_the_api_asked_for(
 def test_an_exception_for_a_retry_shows_nothing_of_the_answer() -> None:
     error = transient_error(attempt(Outcome.REFUSED, 503, excerpt="client 185.237.80.128"))
     assert "185.237" not in f"{error} {error!r}"
+
+
+@pytest.mark.parametrize(
+    ("retries", "delay"), [(0, 2), (1, 4), (5, 64), (8, 512), (9, 600), (10**6, 600)]
+)
+def test_a_retry_waits_between_half_and_all_of_a_delay_that_doubles(
+    retries: int, delay: float
+) -> None:
+    waits = [backoff_seconds(retries, 2, 600) for _ in range(200)]
+    assert min(waits) >= delay / 2
+    assert max(waits) <= delay
+    assert max(waits) - min(waits) > delay / 4
