@@ -50,11 +50,13 @@ class Room(NamedTuple):
         free: how many more may be fetched.
         size: how many could be if there was none.
         is_stocked: whether what is there lasts until half of the room is free.
+        lasts_seconds: for how long the limit keeps it from being half free, at least.
     """
 
     free: int
     size: int
     is_stocked: bool = False
+    lasts_seconds: float = 0.0
 
     @property
     def is_half_free(self) -> bool:
@@ -171,7 +173,8 @@ class Lane:
         in_time = math.ceil(_FETCHED_AHEAD_SECONDS * rate.goals / rate.seconds)
         most = min(size, max(_FEWEST_FETCHED, in_time))
         free = max(0, min(size - fetched, most - self.waiting))
-        return Room(free, most, is_stocked=self.waiting > 0)
+        lasts_seconds = max(0.0, self.waiting - most / 2) * rate.seconds / rate.goals
+        return Room(free, most, self.waiting > 0, lasts_seconds)
 
     def empty(self, *, is_lost: bool) -> list[Any]:
         """Take all goals out that have not begun, and return their requests in their order.

@@ -385,7 +385,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
             return
         active = self._queue_cycle.consume(len(self.active_queues))
         queues = [queue for queue in active if self.has_room_for(queue)]
-        if not queues:
+        if not queues or not self._may_ask(active):
             return
         self._lists = [
             (self._key(self._q_for_pri(queue, priority)), queue, priority)
@@ -408,6 +408,17 @@ class Channel(stock.Channel):  # type: ignore[misc]
             self._acknowledged.extendleft(self._on_their_way)
             self._pause(self._asked, error)
             self._forget_question()
+
+    def _may_ask(self, active: list[str]) -> bool:
+        """Return whether to ask now: a look must not outlast what is there of other queues.
+
+        Where it would, messages are claimed every now and then instead.
+        """
+        rooms = [self.rooms[queue].room() for queue in active if queue in self.rooms]
+        if all(room.is_half_free or room.lasts_seconds > _SHORT_LOOK_SECONDS for room in rooms):
+            return True
+        self._looks = False
+        return monotonic() >= self.claimed_at + _GATHER_SECONDS
 
     def has_room_for(self, queue: str) -> bool:
         """Return whether it is worth to claim messages of a queue."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 import uuid
@@ -107,6 +108,22 @@ def test_goals_that_wait_for_a_slow_api_leave_half_of_the_pool_to_other_tasks(
             seconds = [shop.seconds_to_answer() for _ in range(OWN_TASKS)]
             assert statistics.median(seconds) <= 0.2, seconds
             assert max(seconds) < 2, seconds
+
+
+@pytest.mark.parametrize("limit", ["none", "1000/s"])
+def test_goals_that_no_limit_holds_up_do_not_wait_while_a_worker_looks_for_other_tasks(
+    tmp_path: Path, limit: str
+) -> None:
+    with (
+        embedded_server() as broker,
+        FakeSalesNinja() as api,
+        running_shop(tmp_path, api, broker.url, broker.url, "threads", limit),
+    ):
+        api.wait_for(size(200, 2000))
+        times = sorted(one.monotonic for one in api.delivered)
+        pauses = [after - before for before, after in itertools.pairwise(times)]
+        waited = sum(pause for pause in pauses if pause > 0.05)
+        assert waited < (times[-1] - times[0]) / 3, sorted(pauses)[-20:]
 
 
 @pytest.mark.parametrize(
