@@ -49,6 +49,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -385,7 +386,7 @@ class Channel(stock.Channel):  # type: ignore[misc]
             return
         active = self._queue_cycle.consume(len(self.active_queues))
         queues = [queue for queue in active if self.has_room_for(queue)]
-        if not queues or not self._may_ask(active):
+        if not queues or not self._may_ask(set(active).difference(queues)):
             return
         self._lists = [
             (self._key(self._q_for_pri(queue, priority)), queue, priority)
@@ -409,13 +410,16 @@ class Channel(stock.Channel):  # type: ignore[misc]
             self._pause(self._asked, error)
             self._forget_question()
 
-    def _may_ask(self, active: list[str]) -> bool:
-        """Return whether to ask now: a look must not outlast what is there of other queues.
+    def _may_ask(self, full: Iterable[str]) -> bool:
+        """Return whether to ask now: a look must not outlast what was fetched from full queues.
 
         Where it would, messages are claimed every now and then instead.
+
+        Args:
+            full: queues for whose messages there is no room.
         """
-        rooms = [self.rooms[queue].room() for queue in active if queue in self.rooms]
-        if all(room.is_half_free or room.lasts_seconds > _SHORT_LOOK_SECONDS for room in rooms):
+        lasts = (self.rooms[queue].room().lasts_seconds for queue in full if queue in self.rooms)
+        if min(lasts, default=math.inf) > _SHORT_LOOK_SECONDS:
             return True
         self._looks = False
         return monotonic() >= self.claimed_at + _GATHER_SECONDS
