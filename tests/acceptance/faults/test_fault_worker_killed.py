@@ -62,11 +62,13 @@ def test_a_killed_worker_loses_no_goal_and_what_it_held_runs_again_within_ten_se
     ids = fleet.enqueue(GOALS)
     kills = kill_again_and_again(fleet, pool)
     fates = fleet.wait_for_fates(ids, size(120, 400))
-    took = [fates.delivered_at[name] - at for at, held in kills for name in held]
-    fault(f"{KILLS} kills of a worker ({pool})", fates, max(took))
+    # One that comes back can be held by the next worker that is killed.
+    last_held = {name: at for at, held in kills for name in held}
+    took = max(fates.delivered_at[name] - at for name, at in last_held.items())
+    fault(f"{KILLS} kills of a worker ({pool})", fates, took)
     assert fates.lost == fates.unmarked == 0
     assert fates.duplicated <= KILLS * CONCURRENCY[pool]
-    assert max(took) <= 10
+    assert took <= 10
 
 
 @pytest.mark.skipif(not IN_FULL, reason="a comparison, for make stress: it is expected to lose")
