@@ -22,6 +22,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from celery import Celery
+from celery.app.routes import Router
 from kombu import Exchange, Producer, Queue
 
 from .broker import publish_confirmed
@@ -76,6 +77,8 @@ HEADERS = (
 #: What Celery's messages, logs and Flower show instead of a goal, which is personal data.
 REDACTED_REPRESENTATION = {"argsrepr": "<goal>", "kwargsrepr": "{}"}
 
+#: A goal goes to the goal queue; an application may forbid queues that its routes do not know.
+_NO_ROUTES = Router()
 _QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME), routing_key=QUEUE_NAME)
 
 
@@ -165,6 +168,7 @@ def _send(app: Celery, message: Message, queue: Queue, producer: Producer, secon
         args=(message.body,),
         task_id=message.delivery_id,
         queue=queue,
+        router=_NO_ROUTES,
         headers=dict(message.headers),
         serializer="json",
         ignore_result=True,
