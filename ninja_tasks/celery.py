@@ -2,8 +2,9 @@
 ``celery -A ninja_tasks``.
 
 Importing this module creates no application and imports neither ``requests`` nor ``sentry_sdk``:
-the task, its queue and Sentry are set up when a worker starts. A web process that shares its
-``celery.py`` with the workers pays nothing for it.
+the task, its queue, its steps and Sentry are set up when ``celery worker`` starts. Whatever else
+imports the application pays nothing for it and is not changed: a web process, beat, Flower, a
+shell, a worker in a thread of a test.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import ssl
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
+from weakref import WeakSet
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, import_modules, worker_shutting_down
+from celery.signals import celeryd_after_setup, celeryd_init, worker_shutting_down
 from celery.utils.imports import cwd_in_path
 from kombu.transport import TRANSPORT_ALIASES
 
-from .config import Settings, settings_of
+from .config import Settings, first_of, settings_of
 from .dead_letters.log_events import limit_log_events
 from .dead_letters.report import initialise_sentry
 from .errors import ConfigurationError
@@ -32,16 +34,8 @@ __all__ = ["app", "install"]  # noqa: F822 (made on first use)
 
 logger = logging.getLogger(__name__)
 
-#: Without these a worker gives up on a broker that is away for long, or cuts off running tasks.
-_DEFAULTS = {
-    "broker_connection_retry_on_startup": True,
-    "broker_connection_max_retries": None,
-    # A RabbitMQ node that comes back still holds the exclusive queues of lost connections.
-    "broker_channel_error_retry": True,
-    "worker_cancel_long_running_tasks_on_connection_loss": False,
-    # What goes on after a lost connection still takes room: the transport counts it.
-    "worker_enable_prefetch_count_reduction": False,
-}
+#: Added to other applications: nothing. It marks a configuration whose changes are followed.
+_NO_DEFAULTS: dict[str, Any] = {}
 
 #: Only for the application of this package, which has no other tasks.
 _OWN_DEFAULTS = {
@@ -50,8 +44,13 @@ _OWN_DEFAULTS = {
     "task_ignore_result": True,
     "task_create_missing_queues": False,
     "accept_content": ["json"],
+    # Else a worker gives up on a broker that is away for long.
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    # A RabbitMQ node that comes back still holds the exclusive queues of lost connections.
+    "broker_channel_error_retry": True,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
 }
-_ALL_DEFAULTS = {**_DEFAULTS, **_OWN_DEFAULTS}
 _ROUTE = {TASK_NAME: {"queue": QUEUE_NAME}}
 
 #: The crash-safe transport by the scheme of the broker's address.
@@ -75,6 +74,7 @@ _STEPS = tuple(
         "steps:Reporter",
     )
 )
+_INSTALLED: WeakSet[Celery] = WeakSet()
 
 
 def install(app: Celery) -> Celery:
@@ -82,9 +82,9 @@ def install(app: Celery) -> Celery:
 
     Its workers get the task ``ninja_tasks.reach_goal`` and consume the queue ``ninja_tasks`` beside
     their own, unless ``-Q`` names others. From a Redis they take the messages of all their queues
-    by the crash-safe transport, unless the setting ``transport`` says otherwise. The application's
-    own settings win over the defaults that this adds. May be called before or after it is
-    configured, more than once, and for several applications of a process.
+    by the crash-safe transport, unless the setting ``transport`` says otherwise. Nothing but
+    ``celery worker`` is changed by it. May be called before or after the application is configured,
+    more than once, and for several applications of a process.
 
     Args:
         app: the application.
@@ -96,16 +96,16 @@ def install(app: Celery) -> Celery:
     app.on_after_configure.connect(_configure, weak=False)
     if app.configured:
         _configure(app, app.conf)
-    app.steps["consumer"].update(_STEPS)
-    import_modules.connect(_prepare_worker, sender=app, weak=False)
+    _INSTALLED.add(app)
+    celeryd_init.connect(_prepare_worker, weak=False)
     celeryd_after_setup.connect(_check_worker, weak=False)
     worker_shutting_down.connect(_tell_of_the_end, weak=False)
     return app
 
 
 def _configure(sender: Celery, source: Any, **signal: Any) -> None:
-    """Add the defaults and the route to an application's configuration, unless they are there."""
-    defaults = _ALL_DEFAULTS if sender.main == __package__ else _DEFAULTS
+    """Add the route to an application's configuration, and to our own its defaults, once."""
+    defaults = _OWN_DEFAULTS if sender.main == __package__ else _NO_DEFAULTS
     if not any(one is defaults for one in source.maps):
         # Celery's add_defaults would put these above the settings of a configuration module.
         source.maps.insert(-1, defaults)
@@ -125,18 +125,36 @@ def _forget_routes(app: Celery) -> None:
         app.amqp.router = app.amqp.Router()
 
 
-def _prepare_worker(sender: Celery, **signal: Any) -> None:
-    """Set up all that only a worker needs; runs in the parent before it forks."""
-    settings = settings_of(sender)
+def _prepare_worker(instance: Any, **signal: Any) -> None:
+    """Set up all that only a worker needs; runs in the parent before it forks.
+
+    Raises:
+        SystemExit: if that fails. Of any other exception Celery writes a line, and its worker goes
+            on without goals.
+    """
+    if instance.app not in _INSTALLED:
+        return
+    try:
+        _set_up(instance.app)
+    except ConfigurationError as error:
+        raise SystemExit(f"Error: {error}") from None
+    except Exception as error:
+        logger.exception("the worker cannot deliver goals")
+        raise SystemExit(1) from error
+
+
+def _set_up(app: Celery) -> None:
+    settings = settings_of(app)
     if settings.sentry_dsn:
         try:
             initialise_sentry(settings.sentry_dsn)
         except ConfigurationError as error:
             logger.error("going on without Sentry: %s", error)
     limit_log_events()
-    _choose_transport(sender, settings)
+    _choose_transport(app, settings)
     importlib.import_module(f"{__package__}.tasks")
-    sender.amqp.queues.select_add(goal_queue(sender))
+    app.steps["consumer"].update(_STEPS)
+    app.amqp.queues.select_add(goal_queue(app))
     # The first collection of garbage in each child would copy all memory that it shares with us.
     gc.collect()
     gc.freeze()
@@ -144,10 +162,12 @@ def _prepare_worker(sender: Celery, **signal: Any) -> None:
 
 def _choose_transport(app: Celery, settings: Settings) -> None:
     """Let this worker take messages by the crash-safe transport, if its broker is a Redis."""
-    url = str(app.conf.broker_read_url or app.conf.broker_url)
+    url = first_of(app.conf.broker_read_url) or ""
     scheme = url.partition("://")[0]
     if settings.transport == "stock" or scheme not in _TRANSPORTS:
         return
+    # What goes on after a lost connection still takes room, and this transport counts it.
+    app.conf.worker_enable_prefetch_count_reduction = False
     path = f"{__package__}.worker.transport:{_TRANSPORTS[scheme]}"
     if scheme == "redis+socket":
         # In such an address the transport's name comes first, and wins over the setting.
@@ -166,7 +186,7 @@ def _check_worker(instance: Any, **signal: Any) -> None:
     # Applications set Sentry up when they are imported, or by a signal that came before this one.
     limit_log_events()
     # Another application of this process may have a worker that delivers no goals.
-    if TASK_NAME in instance.app.tasks:
+    if instance.app in _INSTALLED:
         importlib.import_module(f"{__package__}.preflight").report_at_start(instance.app)
 
 

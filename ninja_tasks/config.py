@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ __all__ = [
     "RateLimit",
     "Setting",
     "Settings",
+    "broker_url_of",
+    "first_of",
     "load_settings",
     "publish_timeout_seconds",
     "settings_of",
@@ -362,7 +364,22 @@ def settings_of(app: Any) -> Settings:
     Raises:
         ConfigurationError: if a setting cannot be used.
     """
-    return load_settings(app.conf, os.environ, app.conf.broker_url)
+    return load_settings(app.conf, os.environ, broker_url_of(app))
+
+
+def broker_url_of(app: Any) -> str | None:
+    """Return the address of an application's broker, the first one if it has several."""
+    configuration = app.conf
+    return first_of(
+        configuration.broker_url or configuration.broker_read_url or configuration.broker_write_url
+    )
+
+
+def first_of(addresses: str | Sequence[str] | None) -> str | None:
+    """Return the first of the addresses of a broker, which Celery takes as a list or a string."""
+    if not isinstance(addresses, str):
+        addresses = next(iter(addresses or ()), "")
+    return addresses.partition(";")[0] or None
 
 
 def publish_timeout_seconds(app: Any) -> float:

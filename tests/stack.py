@@ -12,9 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self, TypeVar
 
 import requests
+from celery import Celery
+from celery.signals import celeryd_init
 
 T = TypeVar("T")
 
@@ -59,6 +62,12 @@ def in_a_child(action: Callable[[], object]) -> None:
         finally:
             os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def tell_of_worker(app: Celery) -> None:
+    """Tell of a worker as ``celery worker`` does before it sets anything up."""
+    worker = SimpleNamespace(app=app)
+    celeryd_init.send(sender="worker@shop", instance=worker, conf=app.conf, options={})
 
 
 class Worker:

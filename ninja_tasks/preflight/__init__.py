@@ -98,7 +98,7 @@ def preflight(
             remote_control=app.conf.worker_enable_remote_control,
         ),
         *seen["api"].findings,
-        *judge_application(app),
+        *judge_application(app, broker_kind),
         *([judge_confirmations(app)] if broker_kind == "amqp" else []),
         *look_for_unread_settings(app, os.environ),
         judge_sentry(settings),
@@ -192,7 +192,8 @@ def _judge_servers(
 
 
 def _broker_url(app: Celery) -> str:
-    return without_secrets(app.conf.broker_read_url or "amqp://localhost")
+    addresses = app.conf.broker_read_url or "amqp://localhost"
+    return without_secrets(addresses if isinstance(addresses, str) else ";".join(addresses))
 
 
 def _side_by_side(

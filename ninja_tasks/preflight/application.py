@@ -14,9 +14,19 @@ from .finding import FAULT, OK, WARNING, Finding
 __all__ = ["judge_application"]
 
 
-def judge_application(app: Celery) -> list[Finding]:
-    """Return what is to be said of an application's configuration."""
-    found = [*_eager(app.conf), *_cancelling(app.conf), *_annotations(app.annotations)]
+def judge_application(app: Celery, broker_kind: str | None) -> list[Finding]:
+    """Return what is to be said of an application's configuration.
+
+    Args:
+        app: the application.
+        broker_kind: what kombu calls the kind of broker; ``None`` if it knows none.
+    """
+    found = [
+        *_eager(app.conf),
+        *_cancelling(app.conf),
+        *_annotations(app.annotations),
+        *(_ending(app.conf) if broker_kind == "amqp" else ()),
+    ]
     return found or [Finding(OK, "application", "the configuration leaves goals alone")]
 
 
@@ -38,6 +48,17 @@ def _cancelling(configuration: Mapping[str, Any]) -> Iterator[Finding]:
             "worker_cancel_long_running_tasks_on_connection_loss is on: when a worker loses the "
             "broker, requests that are under way are cut off, and their goals may be counted twice",
             "turn it off, or run goals in workers of their own: celery -A ninja_tasks worker",
+        )
+
+
+def _ending(configuration: Mapping[str, Any]) -> Iterator[Finding]:
+    if not configuration["broker_channel_error_retry"]:
+        yield Finding(
+            WARNING,
+            "application.ending",
+            "broker_channel_error_retry is off: when a node of RabbitMQ comes back that still "
+            "holds a queue of a worker's lost connection, the worker ends",
+            "turn it on, or let a supervisor start the worker again",
         )
 
 

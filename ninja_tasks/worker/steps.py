@@ -22,6 +22,7 @@ from typing import Any
 import redis
 from celery.signals import worker_shutdown
 
+from ..config import broker_url_of
 from ..dead_letters.malformed import malformed_letter, set_aside
 from ..dead_letters.report import Reporter as SentryReporter
 from ..dead_letters.store import DeadLetterStore
@@ -56,7 +57,7 @@ class Mover(PeriodicStep):
     def work(self, consumer: Any) -> float:
         """Move one batch; the next follows soon if this one was full."""
         # Where the queue is in the same Redis, a goal that is moved frees what it takes.
-        frees = self.settings.redis_url == self.app.conf.broker_url
+        frees = self.settings.redis_url == broker_url_of(self.app)
         with although_full() if frees else nullcontext():
             moved = self._parking.move_due(
                 self.app, _BATCH, partial(self._set_aside, consumer.hostname)

@@ -12,10 +12,10 @@ from ninja_tasks.message import TASK_NAME
 from ninja_tasks.preflight.application import judge_application
 
 
-def findings(**configuration: Any) -> dict[str, str]:
+def findings(kind: str = "redis", **configuration: Any) -> dict[str, str]:
     app = install(Celery("shop", broker="memory://", set_as_current=False))
     app.conf.update(configuration)
-    return {one.name: one.level for one in judge_application(app)}
+    return {one.name: one.level for one in judge_application(app, kind)}
 
 
 def test_a_usual_configuration_is_well() -> None:
@@ -40,3 +40,8 @@ def test_goals_that_are_not_sent_are_a_fault() -> None:
 def test_requests_that_are_cut_off_are_a_warning() -> None:
     setting = {"worker_cancel_long_running_tasks_on_connection_loss": True}
     assert findings(**setting) == {"application.cancelling": "warning"}
+
+
+def test_a_worker_that_ends_when_a_node_of_rabbitmq_comes_back_is_a_warning() -> None:
+    assert findings("amqp") == {"application.ending": "warning"}
+    assert findings("amqp", broker_channel_error_retry=True) == {"application": "ok"}

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.app.utils import find_app
-from stack import clean_environment
+from stack import clean_environment, tell_of_worker
 
-from ninja_tasks import ConfigurationError, DeadLettered, TransientError, install
-from ninja_tasks.config import SETTINGS
+from ninja_tasks import DeadLettered, TransientError, install
+from ninja_tasks.config import SETTINGS, settings_of
 
 TASK = "ninja_tasks.reach_goal"
 ROUTE = {TASK: {"queue": "ninja_tasks"}}
@@ -70,11 +70,45 @@ def test_the_settings_of_the_application_win(way: str, configured_first: bool) -
         assert app.conf.broker_connection_max_retries == 3
         install(app)
     assert app.conf.broker_connection_max_retries == 3
-    assert app.conf.worker_cancel_long_running_tasks_on_connection_loss is False
+
+
+def test_no_setting_of_an_application_is_changed_but_its_routes(app: Celery) -> None:
+    plain = Celery("shop", broker="redis://localhost:1/0", set_as_current=False)
+    install(install(app))
+    assert app.conf.broker_url
+    changed = {name for name in plain.conf if app.conf[name] != plain.conf[name]}
+    assert changed == {"task_routes"}
+    assert app.steps == plain.steps
+
+
+def test_an_application_that_is_not_installed_gets_nothing_from_its_worker(app: Celery) -> None:
+    install(Celery("other", broker="redis://localhost:1/0", set_as_current=False))
+    tell_of_worker(app)
+    assert app.steps["consumer"] == set()
+    assert "ninja_tasks" not in app.amqp.queues
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {"broker_url": ["redis://one.example/0", "redis://two.example/0"]},
+        {"broker_url": "redis://one.example/0;redis://two.example/0"},
+        {"broker_read_url": "redis://one.example/0"},
+        {"broker_read_url": ["redis://one.example/0", "redis://two.example/0"]},
+    ],
+)
+def test_the_first_address_of_the_broker_serves_the_state(
+    app: Celery, configuration: dict[str, Any]
+) -> None:
+    app = Celery("shop", set_as_current=False)
+    app.config_from_object(configuration)
+    tell_of_worker(install(app))
+    assert settings_of(app).redis_url == "redis://one.example/0"
+    assert app.conf.broker_transport == "ninja_tasks.worker.transport:Transport"
 
 
 def test_a_worker_gets_the_task_and_consumes_its_queue_beside_the_others(app: Celery) -> None:
-    install(app).loader.import_default_modules()
+    tell_of_worker(install(app))
     task = app.tasks[TASK]
     assert {"celery", "ninja_tasks"} <= set(app.amqp.queues.consume_from)
     assert (task.acks_late, task.reject_on_worker_lost, task.ignore_result) == (True, True, True)
@@ -83,7 +117,7 @@ def test_a_worker_gets_the_task_and_consumes_its_queue_beside_the_others(app: Ce
 
 
 def test_a_worker_consumes_only_what_it_was_told_to(app: Celery) -> None:
-    install(app).loader.import_default_modules()
+    tell_of_worker(install(app))
     app.amqp.queues.select(["celery"])
     assert set(app.amqp.queues.consume_from) == {"celery"}
 
@@ -102,7 +136,7 @@ def test_a_worker_takes_messages_from_redis_by_the_crash_safe_transport(
 ) -> None:
     app.conf.broker_url = url
     app.conf.ninja_redis_url = "redis://one.example/1"
-    install(app).loader.import_default_modules()
+    tell_of_worker(install(app))
     found = app.connection_for_read().get_transport_cls()
     assert (found.__module__, found.__name__) == ("ninja_tasks.worker.transport", name)
     assert app.conf.broker_url == url
@@ -118,7 +152,7 @@ def test_a_worker_keeps_celerys_transport_where_it_is_told_to_and_for_rabbitmq(
     app.conf.update(
         broker_url=url, ninja_transport=transport, ninja_redis_url="redis://one.example/1"
     )
-    install(app).loader.import_default_modules()
+    tell_of_worker(install(app))
     assert app.connection_for_read().get_transport_cls().__module__.startswith("kombu.")
 
 
@@ -130,14 +164,14 @@ def test_tls_to_the_broker_is_as_it_is_with_celerys_transport(
 ) -> None:
     app.conf.broker_url = f"rediss://one.example/0{query}"
     app.conf.ninja_redis_url = "redis://one.example/1"
-    install(app).loader.import_default_modules()
+    tell_of_worker(install(app))
     assert app.connection_for_read().ssl["ssl_cert_reqs"] == verified
 
 
 def test_a_worker_with_a_broken_setting_does_not_start(app: Celery) -> None:
     app.conf.ninja_max_attempts = "many"
-    with pytest.raises(ConfigurationError, match="ninja_max_attempts must be a whole number"):
-        install(app).loader.import_default_modules()
+    with pytest.raises(SystemExit, match="Error: ninja_max_attempts must be a whole number"):
+        tell_of_worker(install(app))
 
 
 def test_a_malformed_dsn_is_said_and_stops_nothing(
@@ -145,7 +179,7 @@ def test_a_malformed_dsn_is_said_and_stops_nothing(
 ) -> None:
     app.conf.ninja_sentry_dsn = "geheim"
     with caplog.at_level(logging.ERROR):
-        install(app).loader.import_default_modules()
+        tell_of_worker(install(app))
     assert "ninja_sentry_dsn is no Sentry DSN" in caplog.text
     assert "geheim" not in caplog.text
     assert TASK in app.tasks
@@ -178,6 +212,8 @@ def test_the_own_application_is_found_by_name(tmp_path: Path) -> None:
     assert find_app("ninja_tasks") is find_app("ninja_tasks")
     code = "from ninja_tasks.celery import app; print(app.conf.broker_url)"
     assert run(code, tmp_path) == "redis://localhost:6379/0\n"
+    more = "; print(app.conf.broker_connection_max_retries, app.conf.broker_channel_error_retry)"
+    assert run(code + more, tmp_path) == "redis://localhost:6379/0\nNone True\n"
     elsewhere = "redis://elsewhere:6379/1"
     assert run(code, tmp_path, CELERY_BROKER_URL=elsewhere) == f"{elsewhere}\n"
 
@@ -217,7 +253,7 @@ def routed_to(app: Celery) -> str:
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("used_before", [True, False])
-def test_a_configuration_that_is_read_after_install_keeps_defaults_and_route(
+def test_a_configuration_that_is_read_after_install_keeps_the_route(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, used_before: bool
 ) -> None:
     text = 'task_routes = {"shop.*": {"queue": "shop"}}\nbroker_connection_timeout = 7\n'
@@ -230,11 +266,8 @@ def test_a_configuration_that_is_read_after_install_keeps_defaults_and_route(
         assert routed_to(app) == "ninja_tasks"
     app.config_from_object(name)
     assert app.conf.broker_connection_timeout == 7
-    assert app.conf.broker_connection_max_retries is None
-    assert app.conf.broker_channel_error_retry is True
     assert list(app.conf.task_routes) == [ROUTE, {"shop.*": {"queue": "shop"}}]
     assert routed_to(app) == "ninja_tasks"
-    assert sum("broker_connection_retry_on_startup" in one for one in app.conf.maps) == 2
 
 
 def test_routes_that_are_set_later_do_not_take_ours_away(app: Celery) -> None:
@@ -257,7 +290,7 @@ def test_several_applications_of_a_process_keep_their_own_settings() -> None:
     install(one)
     install(other)
     found = [app.conf.broker_connection_max_retries for app in (one, other, bare)]
-    assert found == [3, None, 100]
+    assert found == [3, 100, 100]
     assert bare.conf.task_routes is None
 
 
@@ -278,8 +311,8 @@ for install_first in (True, False):
     app.config_from_object("django.conf:settings", namespace="CELERY")
     install_first or install(app)
     queue = app.amqp.router.route({}, "ninja_tasks.reach_goal")["queue"]
-    print(settings_of(app).rate_limit.goals, app.conf.broker_connection_max_retries,
+    print(settings_of(app).rate_limit.goals, len(app.conf.task_routes),
           [*app.conf.task_routes][1], queue.name)
 """
-    line = "20 None {'shop.*': {'queue': 'shop'}} ninja_tasks\n"
+    line = "20 2 {'shop.*': {'queue': 'shop'}} ninja_tasks\n"
     assert run(code, tmp_path, DJANGO_SETTINGS_MODULE="shop_settings") == line * 2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 from click.testing import CliRunner
-from stack import clean_environment
+from stack import clean_environment, tell_of_worker
 from unit.bad_goals import CUSTOMER_ID, GOAL_ID, GOOD
 
 from ninja_tasks import (
@@ -116,7 +116,7 @@ def test_eager_mode_may_begin_and_end_at_any_time(eager: Celery, connected_to: l
 @pytest.mark.parametrize("way", ["delay", "apply_async", "apply", "signature"])
 def test_the_task_of_an_eager_application_goes_into_the_outbox_too(eager: Celery, way: str) -> None:
     eager.conf.ninja_redis_url = "redis://127.0.0.1:1/0"
-    install(eager).loader.import_default_modules()
+    tell_of_worker(install(eager))
     task = eager.tasks["ninja_tasks.reach_goal"]
     ways = {
         "delay": lambda: task.delay(BODY),
@@ -136,7 +136,7 @@ def called(signature: Signature) -> Any:
 
 def test_the_task_is_not_run_where_it_is_called(app: Celery) -> None:
     app.conf.ninja_redis_url = "redis://127.0.0.1:1/0"
-    install(app).loader.import_default_modules()
+    tell_of_worker(install(app))
     task = app.tasks["ninja_tasks.reach_goal"]
     for call in (lambda: task(BODY), lambda: task.apply((BODY,))):
         with pytest.raises(NinjaTasksError, match="only workers call reach_goal"):
