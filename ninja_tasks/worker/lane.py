@@ -29,7 +29,7 @@ from ..delivery.limiter import Limiter
 from ..delivery.redis_errors import reason_of
 from ..delivery.slots import Slot, Slots, slot_was_used
 
-__all__ = ["Lane", "PoolLane", "Room", "Turn"]
+__all__ = ["Lane", "PoolLane", "Room", "Turn", "decoded"]
 
 logger = logging.getLogger(__name__)
 
@@ -348,6 +348,20 @@ def _nowhere(request: Any) -> None:
     raise RuntimeError("no worker has taken this lane")
 
 
+def decoded(arguments: Sequence[Any], body: Any) -> Sequence[Any]:
+    """Return a tracer's arguments with the decoded body of the message.
+
+    Celery would decode it again, and refuse it where the application does not accept JSON.
+
+    Args:
+        arguments: after the third come the body, its type and its encoding.
+        body: as it was decoded.
+    """
+    if isinstance(body, (list, tuple)):
+        return (*arguments[:3], body, None, None)
+    return arguments
+
+
 class _Ran(NamedTuple):
     """What a pool's process sends back of a goal.
 
@@ -428,6 +442,7 @@ class PoolLane(Lane):
             options: what else a pool may be told.
         """
         turn = self._given.pop(id(args[2]))
+        args = decoded(args, turn.body)
 
         def accept(pid: int, at: float) -> None:
             accept_callback(pid, at)

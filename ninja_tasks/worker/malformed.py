@@ -20,6 +20,7 @@ from typing import Any
 
 import redis
 from celery import bootsteps
+from kombu.serialization import prepare_accept_content
 
 from ..config import settings_of
 from ..dead_letters.malformed import id_of, malformed_letter, set_aside
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _AGAIN_SECONDS = 1.0
 _LONGEST_ID = 255
+_JSON = "application/json"
 
 
 class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -96,11 +98,15 @@ class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
 
         def create_guarded(*arguments: Any, **options: Any) -> Callable[[Any], Any]:
             receive = create(*arguments, **options)
+            accepted = prepare_accept_content(self.app.conf.accept_content)
+            accepts_json = not accepted or _JSON in accepted
 
             def receive_guarded(message: Any) -> None:
                 fault = getattr(message, "fault", None)
                 if fault is None:
                     try:
+                        if not accepts_json and self._is_of_goal_queue(message):
+                            message.accept = {*accepted, _JSON}
                         receive(message)
                     except Exception as error:  # noqa: BLE001 (it comes from outside)
                         fault = type(error).__name__

@@ -32,7 +32,7 @@ from ..delivery.series import Series
 from ..delivery.slots import slot_was_used
 from ..delivery.state import until_stored
 from ..delivery.task import DeliveryTask
-from .lane import Lane, Turn
+from .lane import Lane, Turn, decoded
 
 __all__ = ["SeriesLane"]
 
@@ -136,10 +136,7 @@ class SeriesLane(Lane):
             accept_callback: is called when the task runs.
             options: what else a pool may be told; a pool of threads knows none of it.
         """
-        body = self._jobs.body
-        if isinstance(body, (list, tuple)):
-            # In the place of the message's body, its type and its encoding.
-            args = (*args[:3], body, None, None)
+        args = decoded(args, self._jobs.body)
         self._jobs.taken = _Job(target, args, accept_callback, callback)
 
     def put(self, request: Any) -> None:

@@ -112,6 +112,14 @@ def test_a_worker_of_the_application_says_in_a_line_why_it_does_not_start(tmp_pa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("pool", ["threads", "prefork", "solo"])
+def test_goals_are_json_whatever_the_tasks_of_the_application_are(
+    tmp_path: Path, pool: str
+) -> None:
+    settings = 'broker_url = "{url}"; accept_content = ["pickle"]; task_serializer = "pickle"'
+    check_travel(tmp_path, settings, pool)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -126,9 +134,14 @@ def test_a_worker_of_the_application_says_in_a_line_why_it_does_not_start(tmp_pa
 def test_goals_travel_by_whatever_names_the_application_has_for_its_broker_and_queues(
     tmp_path: Path, settings: str
 ) -> None:
+    check_travel(tmp_path, settings, "threads")
+
+
+def check_travel(directory: Path, settings: str, pool: str) -> None:
     with embedded_server() as broker, FakeSalesNinja() as api:
-        shop(tmp_path, settings.format(url=broker.url, closed=free_port()))
-        environment = clean_environment(NINJA_API_URL=api.url)
+        shop(directory, settings.format(url=broker.url, closed=free_port()))
+        # Of a worker that accepts pickle Celery wants to know that root is meant.
+        environment = clean_environment(NINJA_API_URL=api.url, C_FORCE_ROOT="1")
         code = f"""
 import shop
 from ninja_tasks import enqueue_goal, enqueue_goals
@@ -136,7 +149,7 @@ goal = {{"goal_id": "{GOAL_ID}", "customer_id": "{uuid.uuid4()}"}}
 enqueue_goal(**goal, app=shop.app)
 enqueue_goals([goal, goal], app=shop.app)
 """
-        done = run(tmp_path, "-c", code, NINJA_API_URL=api.url)
+        done = run(directory, "-c", code, NINJA_API_URL=api.url)
         assert done.returncode == 0, done.stderr
-        with Worker(tmp_path, environment, pool="threads", app="shop"):
+        with Worker(directory, environment, pool=pool, app="shop"):
             wait_until(lambda: len(api.delivered) == 3, "the deliveries")
