@@ -38,7 +38,8 @@ _NOW: ContextVar[datetime | None] = ContextVar("now", default=None)
 _CUSTOMER_ID_HELP = "the client's GUID in Sales Ninja, from getCustomerIdAsync on the page"
 
 
-class Guid(fields.Field[str]):
+# Only marshmallow 4 lets a field say the type of its value.
+class Guid(fields.Field):  # type: ignore[type-arg]
     """A GUID in the 8-4-4-4-12 form; the version is not checked, since the vendor ignores it."""
 
     default_error_messages = {
@@ -56,7 +57,7 @@ class Guid(fields.Field[str]):
         return value.lower()
 
 
-class IpAddress(fields.Field[str]):
+class IpAddress(fields.Field):  # type: ignore[type-arg]
     """One IPv4 or IPv6 address, kept as it was written."""
 
     default_error_messages = {
@@ -76,7 +77,7 @@ class IpAddress(fields.Field[str]):
         return value
 
 
-class CreatedOn(fields.Field[datetime]):
+class CreatedOn(fields.Field):  # type: ignore[type-arg]
     """The time of the conversion: an aware datetime, or the API's text form in UTC."""
 
     default_error_messages = {
@@ -128,7 +129,7 @@ class CreatedOn(fields.Field[datetime]):
             raise self.make_error("calendar") from None
 
 
-class Parameters(fields.Field[Mapping[str, str]]):
+class Parameters(fields.Field):  # type: ignore[type-arg]
     """An object of parameters, string to string, every fault reported under its own name."""
 
     default_error_messages = {
