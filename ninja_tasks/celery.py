@@ -152,6 +152,8 @@ def _set_up(app: Celery) -> None:
             logger.error("going on without Sentry: %s", error)
     limit_log_events()
     _choose_transport(app, settings)
+    # What goes on after a lost connection still takes room, and the lane counts it.
+    app.conf.worker_enable_prefetch_count_reduction = False
     importlib.import_module(f"{__package__}.tasks")
     app.steps["consumer"].update(_STEPS)
     app.amqp.queues.select_add(goal_queue(app))
@@ -166,8 +168,6 @@ def _choose_transport(app: Celery, settings: Settings) -> None:
     scheme = url.partition("://")[0]
     if settings.transport == "stock" or scheme not in _TRANSPORTS:
         return
-    # What goes on after a lost connection still takes room, and this transport counts it.
-    app.conf.worker_enable_prefetch_count_reduction = False
     path = f"{__package__}.worker.transport:{_TRANSPORTS[scheme]}"
     if scheme == "redis+socket":
         # In such an address the transport's name comes first, and wins over the setting.
