@@ -46,12 +46,9 @@ def run(directory: Path, *words: str, **settings: str) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.parametrize("command", ["report", "events --help", "beat --help"])
-def test_commands_that_only_import_the_application_do_not_read_our_settings(
-    tmp_path: Path, command: str
-) -> None:
+def test_celery_report_does_not_read_our_settings(tmp_path: Path) -> None:
     shop(tmp_path, 'broker_url = "memory://"')
-    done = run(tmp_path, "-m", "celery", "-A", "shop", *command.split(), **BROKEN)
+    done = run(tmp_path, "-m", "celery", "-A", "shop", "report", **BROKEN)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
