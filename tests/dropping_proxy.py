@@ -11,7 +11,10 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from typing import Self
+
+_END_SECONDS = 10.0
 
 
 class DroppingProxy(threading.Thread):
@@ -44,7 +47,12 @@ class DroppingProxy(threading.Thread):
     def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._forwards.set()
-        self.join()
+        for one in tuple(self._peers):
+            # The thread may be sending to somebody who does not read.
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self.join(_END_SECONDS)
+        assert not self.is_alive(), "the proxy does not end"
         self._selector.close()
         for one in (self._listener, *self._peers):
             one.close()
