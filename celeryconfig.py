@@ -14,6 +14,9 @@ Of the package
         How many goals all workers together may send: ``"N/s"``, ``"N/m"``, ``"N/h"`` or ``"none"``.
         No second has more than that and a tenth of a second's worth. If workers have different
         limits, that of the one which started last holds for all.
+    ``ninja_concurrency = None`` (``NINJA_CONCURRENCY``)
+        Goals that one worker sends at once. By default, as many as its pool has slots; where it
+        serves other queues too, half of them.
     ``ninja_connect_timeout_seconds = 3.05`` (``NINJA_CONNECT_TIMEOUT_SECONDS``)
         Longest wait for a connection to the API.
     ``ninja_read_timeout_seconds = 27.0`` (``NINJA_READ_TIMEOUT_SECONDS``)
@@ -41,7 +44,7 @@ Of the package
     ``ninja_key_prefix = "ninja:"`` (``NINJA_KEY_PREFIX``)
         Start of the name of every key in Redis.
     ``ninja_transport = "crash-safe"`` (``NINJA_TRANSPORT``)
-        How workers take messages from Redis: crash-safe, or stock for Celery's own.
+        How workers take goals from Redis: crash-safe, or stock for Celery's own way.
     ``ninja_strict = False`` (``NINJA_STRICT``)
         Whether a worker refuses to start where the check command finds a fault.
     ``ninja_liveness_file = None`` (``NINJA_LIVENESS_FILE``)

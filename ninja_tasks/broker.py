@@ -376,7 +376,11 @@ class _Connections:
                 # We ask for confirmations ourselves, of many messages at once.
                 transport_options={**options, "confirm_publish": False},
             )
-            connection.get_transport_cls()
+            if connection.get_transport_cls().driver_type == "redis":
+                # Who publishes to another broker does not load a client of Redis.
+                from .full_redis import patient
+
+                patient(connection)
             return _Link(connection, app.amqp.Producer(connection, auto_declare=False))
         except Exception as error:  # noqa: BLE001 (an address is wrong in many ways)
             raise ConfigurationError(

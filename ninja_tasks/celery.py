@@ -13,7 +13,6 @@ import gc
 import importlib
 import importlib.util
 import logging
-import ssl
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -22,9 +21,8 @@ from weakref import WeakSet
 from celery import Celery
 from celery.signals import celeryd_after_setup, celeryd_init, worker_shutting_down
 from celery.utils.imports import cwd_in_path
-from kombu.transport import TRANSPORT_ALIASES
 
-from .config import Settings, first_of, settings_of
+from .config import settings_of
 from .dead_letters.log_events import limit_log_events
 from .dead_letters.report import initialise_sentry
 from .errors import ConfigurationError
@@ -53,21 +51,13 @@ _OWN_DEFAULTS = {
 }
 _ROUTE = {TASK_NAME: {"queue": QUEUE_NAME}}
 
-#: The crash-safe transport by the scheme of the broker's address.
-_TRANSPORTS = {
-    "redis": "Transport",
-    "rediss": "Transport",
-    "redis+socket": "Transport",
-    "sentinel": "SentinelTransport",
-}
-
 #: Named, not imported: only a worker needs them.
 _STEPS = tuple(
     f"{__package__}.worker.{name}"
     for name in (
         "malformed:Malformed",
-        "lease:Lease",
-        "fetching:Fetching",
+        "heartbeat:Heartbeats",
+        "goals:Goals",
         "health:Liveness",
         "steps:Mover",
         "steps:Intake",
@@ -81,10 +71,10 @@ def install(app: Celery) -> Celery:
     """Make an existing Celery application able to deliver goals.
 
     Its workers get the task ``ninja_tasks.reach_goal`` and consume the queue ``ninja_tasks`` beside
-    their own, unless ``-Q`` names others. From a Redis they take the messages of all their queues
-    by the crash-safe transport, unless the setting ``transport`` says otherwise. Nothing but
-    ``celery worker`` is changed by it. May be called before or after the application is configured,
-    more than once, and for several applications of a process.
+    their own, unless ``-Q`` names others. Goals are taken over a connection or a channel of their
+    own: how the workers take the application's own tasks does not change, and nothing but ``celery
+    worker`` does anything else than before. May be called before or after the application is
+    configured, more than once, and for several applications of a process.
 
     Args:
         app: the application.
@@ -151,34 +141,17 @@ def _set_up(app: Celery) -> None:
         except ConfigurationError as error:
             logger.error("going on without Sentry: %s", error)
     limit_log_events()
-    _choose_transport(app, settings)
-    # What goes on after a lost connection still takes room, and the lane counts it.
-    app.conf.worker_enable_prefetch_count_reduction = False
+    if app.main == __package__:
+        # A worker for goals alone can start on a Redis that its goals have filled, and drain it.
+        patient = importlib.import_module(f"{__package__}.full_redis").patient
+        connect = app.amqp.Connection
+        app.amqp.Connection = lambda *given, **named: patient(connect(*given, **named))
     importlib.import_module(f"{__package__}.tasks")
     app.steps["consumer"].update(_STEPS)
     app.amqp.queues.select_add(goal_queue(app))
     # The first collection of garbage in each child would copy all memory that it shares with us.
     gc.collect()
     gc.freeze()
-
-
-def _choose_transport(app: Celery, settings: Settings) -> None:
-    """Let this worker take messages by the crash-safe transport, if its broker is a Redis."""
-    url = first_of(app.conf.broker_read_url) or ""
-    scheme = url.partition("://")[0]
-    if settings.transport == "stock" or scheme not in _TRANSPORTS:
-        return
-    path = f"{__package__}.worker.transport:{_TRANSPORTS[scheme]}"
-    if scheme == "redis+socket":
-        # In such an address the transport's name comes first, and wins over the setting.
-        TRANSPORT_ALIASES["ninja"] = path
-        app.conf.broker_read_url = url.replace("redis+", "ninja+", 1)
-        return
-    app.conf.broker_transport = path
-    if scheme == "rediss" and not app.conf.broker_use_ssl and "ssl_" not in url:
-        # As kombu does where it reads the transport from the address.
-        logger.warning("TLS to the broker without ssl_cert_reqs: its certificate is not verified")
-        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_NONE}
 
 
 def _check_worker(instance: Any, **signal: Any) -> None:

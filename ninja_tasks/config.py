@@ -93,6 +93,7 @@ class Settings:
     api_url: str
     redis_url: str = field(repr=False)
     rate_limit: RateLimit | None
+    concurrency: int | None
     connect_timeout_seconds: float
     read_timeout_seconds: float
     publish_timeout_seconds: float
@@ -271,6 +272,12 @@ SETTINGS = (
         "How many goals all workers together may send: N/s, N/m, N/h, or none.",
     ),
     Setting(
+        "concurrency",
+        None,
+        _whole(1_000_000),
+        "Goals that one worker sends at once; half of its slots where it serves other queues too.",
+    ),
+    Setting(
         "connect_timeout_seconds",
         3.05,
         _seconds(_SHORTEST_TIMEOUT, _LONGEST_TIMEOUT),
@@ -341,7 +348,7 @@ SETTINGS = (
         "transport",
         "crash-safe",
         _transport,
-        "How workers take messages from Redis: crash-safe, or stock for Celery's own.",
+        "How workers take goals from Redis: crash-safe, or stock for Celery's own way.",
     ),
     Setting(
         "strict",

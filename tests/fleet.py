@@ -168,7 +168,7 @@ class Fleet:
     def held(self) -> set[str]:
         """Return the delivery ids of the messages that workers have taken from the queue."""
         with redis.Redis.from_url(self.broker.url) as client:
-            messages = [json.loads(one)[0] for one in client.hvals("ninja_tasks.unacked")]
+            messages = [json.loads(one)[0] for one in client.hvals("ninja_tasks.held")]
         return {message["headers"]["id"] for message in messages}
 
     def queued(self) -> int:

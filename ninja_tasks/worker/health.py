@@ -19,6 +19,7 @@ from typing import Any
 
 from ..delivery.state import Keys, check_writes
 from .periodic import PeriodicStep
+from .redis_source import RedisSource
 
 __all__ = ["Liveness"]
 
@@ -67,6 +68,8 @@ class Liveness(PeriodicStep):
         if consumer.connection.transport.driver_type == "redis":
             with consumer.task_consumer.channel.conn_or_acquire() as broker:
                 check_writes(broker, keys)
+        if isinstance(consumer.goals.source, RedisSource) and not consumer.goals.source.is_running:
+            return self.seconds
         is_turning = monotonic() - self._ticked_at < _LONGEST_TURN_SECONDS
         if is_turning and self._is_connected.is_set() and self._file is not None:
             self._file.touch()

@@ -49,14 +49,14 @@ class Room(NamedTuple):
     Attributes:
         free: how many more may be fetched.
         size: how many could be if there was none.
-        is_stocked: whether what is there lasts until half of the room is free.
-        lasts_seconds: for how long the limit keeps it from being half free, at least.
+        is_stocked: whether some wait there.
+        most_held: how many goals this worker may have, those in the pool included.
     """
 
     free: int
     size: int
     is_stocked: bool = False
-    lasts_seconds: float = 0.0
+    most_held: int = 1
 
     @property
     def is_half_free(self) -> bool:
@@ -94,10 +94,8 @@ class Lane:
     Attributes:
         concurrency: how many goals the pool may be given at once.
         prefetch: how many goals this worker may have, those in the pool included.
-        may_fetch: whether goals are fetched at all.
         on_request: Celery's own way to the pool.
         on_room: is called when there is room for more goals, in any thread.
-        on_full: is called in the worker's loop for each goal for which there was no room.
         body: of the message that Celery is making a request of; it would be decoded again.
     """
 
@@ -116,10 +114,8 @@ class Lane:
         self._tries_from: float | None = None
         self.concurrency = 1
         self.prefetch = 0
-        self.may_fetch = True
         self.on_request: Callable[[Any], None] = _nowhere
         self.on_room: Callable[[], Any] = bool
-        self.on_full: Callable[[], Any] = bool
         self.body: Any = None
 
     def start(self) -> None:
@@ -135,15 +131,13 @@ class Lane:
             self._changed.notify()
 
     def put(self, request: Any) -> None:
-        """Put a goal into the lane; called in the worker's loop."""
+        """Put a goal into the lane; called by one thread at a time."""
         body, self.body = self.body, None
         with self._changed:
             self._waiting.append((request, body))
             self._has_told_room = False
         self.hand_out()
         self._wake()
-        if not self.room().free:
-            self.on_full()
 
     def try_one(self, does: bool) -> None:
         """Let goals go one at a time, or as many as may.
@@ -163,18 +157,17 @@ class Lane:
 
     def room(self) -> Room:
         """Return for how many more goals there is room."""
+        with self._changed:
+            waiting, running = len(self._waiting), len(self._turns)
         if self._tries_from is not None:
-            return Room(max(0, 1 - self.waiting - self._trying()), 1)
-        size = self.prefetch
+            return Room(max(0, 1 - waiting - self._trying()), 1, waiting > 0, running + 1)
+        size = most = self.prefetch
         rate = self._slots.rate
-        fetched = self.waiting + len(self._turns)
-        if rate is None:
-            return Room(max(0, size - fetched), size)
-        in_time = math.ceil(_FETCHED_AHEAD_SECONDS * rate.goals / rate.seconds)
-        most = min(size, max(_FEWEST_FETCHED, in_time))
-        free = max(0, min(size - fetched, most - self.waiting))
-        lasts_seconds = max(0.0, self.waiting - most / 2) * rate.seconds / rate.goals
-        return Room(free, most, self.waiting > 0, lasts_seconds)
+        if rate is not None:
+            in_time = math.ceil(_FETCHED_AHEAD_SECONDS * rate.goals / rate.seconds)
+            most = min(size, max(_FEWEST_FETCHED, in_time))
+        free = max(0, min(size - waiting - running, most - waiting))
+        return Room(free, most, waiting > 0, min(size, most + running))
 
     def empty(self, *, is_lost: bool) -> list[Any]:
         """Take all goals out that have not begun, and return their requests in their order.
@@ -271,7 +264,10 @@ class Lane:
             self._slots.give_back(turn.slot)
 
     def _tell_room(self) -> None:
-        if not self._has_told_room and self.room().is_half_free:
+        if self._has_told_room:
+            return
+        room = self.room()
+        if room.is_half_free or (room.free and not room.is_stocked):
             self._has_told_room = True
             self.on_room()
 
@@ -296,6 +292,7 @@ class Lane:
             try:
                 if wanted is not None:
                     self._ask(wanted)
+                self._tend()
                 if self._is_due():
                     self._hand_out_from_thread()
                 self._is_troubled = False
@@ -303,6 +300,9 @@ class Lane:
             except Exception as error:  # noqa: BLE001 (goals would wait for ever)
                 self._rest_after(error)
             wanted = self._question()
+
+    def _tend(self) -> None:
+        """Do what a lane does every now and then; called in its own thread."""
 
     def _question(self) -> int | None:
         """Return for how many slots to ask now, ``None`` if there is nothing to ask."""
@@ -494,11 +494,14 @@ class PoolLane(Lane):
             self.hand_out()
 
     def _taken_back(self, turns: list[Turn], *, is_lost: bool) -> list[Turn]:
-        # Celery has forgotten them, and so do we; some may be on their way to a process.
-        for turn in turns if is_lost else []:
+        if not is_lost:
+            return []
+        # Celery and its pool have forgotten them. If one is on its way to a process all the same,
+        # the gate admits it once.
+        for turn in turns:
             self._end_of(turn, used=True)
             self._given.pop(id(turn.request.request_dict), None)
-        return []
+        return turns
 
     def _can_begin(self) -> bool:
         return not self._is_called and super()._can_begin()

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from queue import SimpleQueue
 from typing import Any
 
@@ -159,7 +159,9 @@ class Malformed(bootsteps.StartStopStep):  # type: ignore[misc]
         )
         set_aside(letter, raw, self._store, self._reporter)
         consumer = self._consumer
-        consumer.call_soon(message.ack_log_error, logger, consumer.connection_errors)
+        consumer.goals.loop.call_soon(
+            partial(message.ack_log_error, logger, consumer.connection_errors)
+        )
 
     @staticmethod
     def _delivery_id(message: Any, raw: bytes) -> str:

@@ -99,21 +99,19 @@ class SeriesLane(Lane):
         limiter: of all workers.
         task: ``reach_goal``.
         pool: Celery's pool of threads.
-        timer: of the worker's loop.
     """
 
-    def __init__(self, limiter: Limiter, task: DeliveryTask, pool: Any, timer: Any) -> None:
+    def __init__(self, limiter: Limiter, task: DeliveryTask, pool: Any) -> None:
         super().__init__(limiter)
         self._task = task
         self._pool = pool
-        self._timer = timer
         self._jobs = threading.local()
         self._running = 0
         self._most = 1
         self._spent: deque[float] = deque()
         self._busy_seconds = 0.0
         self._busy_from = 0.0
-        self._is_watched = False
+        self._looks_at = 0.0
         self.concurrency = self._most = pool.limit
 
     def apply_async(
@@ -138,12 +136,6 @@ class SeriesLane(Lane):
         """
         args = decoded(args, self._jobs.body)
         self._jobs.taken = _Job(target, args, accept_callback, callback)
-
-    def put(self, request: Any) -> None:
-        """Put a goal into the lane; called in the worker's loop."""
-        super().put(request)
-        if not self._is_watched:
-            self._look_later()
 
     def hand_out(self) -> None:
         """Start series for goals whose slots have come."""
@@ -233,20 +225,21 @@ class SeriesLane(Lane):
         job: _Job | None = self._jobs.taken
         return job
 
-    def _look_later(self) -> None:
-        self._is_watched = True
-        self._timer.call_after(_LOOK_SECONDS, self._look)
+    def _acts_at(self, now: float) -> float:
+        acts_at = super()._acts_at(now)
+        return min(acts_at, self._looks_at) if self._waiting and self._running else acts_at
 
-    def _look(self) -> None:
-        """Adapt the number of series to how busy they were; while goals wait, look again."""
+    def _tend(self) -> None:
+        """Adapt the number of series to how busy they were, if goals wait."""
+        now = monotonic()
+        if not self._waiting or now < self._looks_at:
+            return
+        self._looks_at = now + _LOOK_SECONDS
         share = self._share()
         if share > _CROWDED:
             self._most = max(1, self._most * 2 // 3)
         elif share < _IDLE:
             self._most = min(self.concurrency, self._most + (self._most + 1) // 2)
-        self._is_watched = False
-        if self.waiting:
-            self._look_later()
             self.hand_out()
 
     def _share(self) -> float:

@@ -32,9 +32,7 @@ from ..delivery.gate import Intake as IntakeState
 from ..delivery.parking import Parking
 from ..delivery.redis_errors import reason_of
 from ..delivery.state import Keys, check_writes
-from ..message import goal_queue
-from .full_redis import although_full
-from .lanes import leave_goals, take_goals
+from ..full_redis import although_full
 from .periodic import PeriodicStep
 
 __all__ = ["Intake", "Mover", "Reporter"]
@@ -90,28 +88,20 @@ class Intake(PeriodicStep):
         IntakeState.BREAKER: "the API does not answer; one goal at a time tries it",
     }
 
+    requires = ("ninja_tasks.worker.goals:Goals",)
+
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._said: str | None = None
-        #: Whether to take goals, and only one at a time: as decided, and as the loop does.
-        self._decided = self._done = (False, False)
-        self._ours: bool | None = None
 
     @cached_property
     def _gate(self) -> Gate:
         return Gate(self.settings, self.state)
 
-    def start(self, consumer: Any) -> None:
-        """Begin with what a new connection consumes, which follows the last decision."""
-        takes_goals = goal_queue(self.app).name in self.app.amqp.queues.consume_from
-        self._done = takes_goals, self._done[1]
-        if self._ours is None:
-            self._ours = takes_goals
-        if self._ours:
-            super().start(consumer)
-
     def work(self, consumer: Any) -> float:
         """Decide once; a goal whose outcome could not be stored is better left in the queue."""
+        if not consumer.goals.is_wanted:
+            return self.seconds
         try:
             state = self._ask(consumer)
             why = self._WHY.get(state)
@@ -119,24 +109,11 @@ class Intake(PeriodicStep):
             state, why = None, f"the Redis for state takes no writes ({reason_of(error)})"
         if state is not IntakeState.PROBE:
             self._say(why)
-        takes_goals = state in (IntakeState.OPEN, IntakeState.PROBE)
-        self._decided = takes_goals, state is IntakeState.PROBE
-        if self._decided != self._done:
-            consumer.call_soon(self._do, consumer)
+        consumer.goals.decide(
+            may_send=state in (IntakeState.OPEN, IntakeState.PROBE),
+            tries_one=state is IntakeState.PROBE,
+        )
         return self.seconds
-
-    def _do(self, consumer: Any) -> None:
-        """Do what was decided, in the worker's loop.
-
-        A new connection may have come between: what it does is known in the loop only.
-        """
-        if self._decided == self._done:
-            return
-        self._done = takes_goals, tries_one = self._decided
-        if takes_goals:
-            take_goals(consumer, one=tries_one)
-        else:
-            leave_goals(consumer)
 
     def _ask(self, consumer: Any) -> IntakeState:
         # RabbitMQ may drop a message that comes back too often. From a full Redis goals are taken

@@ -21,7 +21,6 @@ from celery.worker.strategy import default
 from ..delivery.sending_time import enqueued_at, sent_at
 from ..message import ENQUEUED_AT_HEADER, EXPIRES_AT_HEADER, NOT_BEFORE_HEADER, UNDATED_HEADER
 from .lane import Lane
-from .lanes import lane_through
 from .request import redact_pool_log
 
 __all__ = ["receive_goal"]
@@ -35,11 +34,15 @@ _MOST_RETRIES = 1000
 
 def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
     """Return Celery's own handler of messages, behind a check of their shape, before the lane."""
-    lane = lane_through(consumer, task)
+    if not hasattr(consumer, "goals"):
+        # An application that only has the task, in a worker that install() did not set up.
+        plain: Callable[..., Any] = default(task, app, consumer, **options)
+        return plain
+    lane = consumer.goals.lane_of(task)
     receive: Callable[..., Any] = default(task, app, _ByLane(consumer, lane), **options)
     logging.getLogger("celery.pool").addFilter(redact_pool_log)
 
-    def on_message(message: Any, body: Any, ack: Any, *arguments: Any, **more: Any) -> Any:
+    def on_message(message: Any, body: Any, *celerys: Any, **more: Any) -> Any:
         # The first version of Celery's protocol has everything in the body.
         described = body if body is not None else message.headers
         _check(described, message.payload)
@@ -53,13 +56,11 @@ def receive_goal(task: Any, app: Any, consumer: Any, **options: Any) -> Callable
             if theirs in described:
                 described[theirs] = None
         _date(headers, message.properties)
-        if hasattr(message.channel, "acknowledge"):
-            # The crash-safe transport takes it from any thread, and gathers it. Celery would wake
-            # its loop for each.
-            ack = message.ack_log_error
         lane.body = message.payload
         message.refuse = partial(consumer.on_unknown_task, body, message)
-        return receive(message, body, ack, *arguments, **more)
+        _ack, _reject, *callbacks = celerys
+        ack, reject = consumer.goals.ways_to_end(message)
+        return receive(message, body, ack, reject, *callbacks, **more)
 
     return on_message
 

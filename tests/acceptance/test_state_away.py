@@ -36,7 +36,7 @@ def test_the_fate_of_a_goal_is_stored_before_its_message_is_acknowledged(
             store.kill()
             wait_until(lambda: f"holding goal {delivery_id}" in worker.log, "the worker to wait")
             with app.connection_for_read() as connection:
-                assert connection.default_channel.client.hlen("ninja_tasks.unacked") == 1
+                assert connection.default_channel.client.hlen("ninja_tasks.held") == 1
             store.start()
             wait_until(lambda: goal_status(delivery_id, app=app).state == state, f"it is {state}")
         assert len(api.requests) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -104,7 +103,6 @@ def test_the_first_address_of_the_broker_serves_the_state(
     app.config_from_object(configuration)
     tell_of_worker(install(app))
     assert settings_of(app).redis_url == "redis://one.example/0"
-    assert app.conf.broker_transport == "ninja_tasks.worker.transport:Transport"
 
 
 def test_a_worker_gets_the_task_and_consumes_its_queue_beside_the_others(app: Celery) -> None:
@@ -123,49 +121,37 @@ def test_a_worker_consumes_only_what_it_was_told_to(app: Celery) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "name"),
+    "url",
     [
-        ("redis://one.example/0", "Transport"),
-        ("rediss://one.example/0?ssl_cert_reqs=required", "Transport"),
-        ("redis+socket:///run/redis.sock", "Transport"),
-        ("sentinel://one.example:26379/0", "SentinelTransport"),
+        "redis://one.example/0",
+        "rediss://one.example/0",
+        "redis+socket:///run/redis.sock",
+        "sentinel://one.example:26379/0",
+        "amqp://one.example//",
     ],
 )
-def test_a_worker_takes_messages_from_redis_by_the_crash_safe_transport(
-    app: Celery, url: str, name: str
+def test_a_worker_of_an_application_keeps_its_connection_to_the_broker(
+    app: Celery, url: str
 ) -> None:
     app.conf.broker_url = url
     app.conf.ninja_redis_url = "redis://one.example/1"
+    before = app.connection_for_read()
     tell_of_worker(install(app))
-    found = app.connection_for_read().get_transport_cls()
-    assert (found.__module__, found.__name__) == ("ninja_tasks.worker.transport", name)
-    assert app.conf.broker_url == url
+    after = app.connection_for_read()
+    assert after.get_transport_cls() is before.get_transport_cls()
+    assert after.info() == before.info()
 
 
-@pytest.mark.parametrize(
-    ("url", "transport"),
-    [("redis://one.example/0", "stock"), ("amqp://one.example//", "crash-safe")],
-)
-def test_a_worker_keeps_celerys_transport_where_it_is_told_to_and_for_rabbitmq(
-    app: Celery, url: str, transport: str
-) -> None:
-    app.conf.update(
-        broker_url=url, ninja_transport=transport, ninja_redis_url="redis://one.example/1"
-    )
-    tell_of_worker(install(app))
-    assert app.connection_for_read().get_transport_cls().__module__.startswith("kombu.")
-
-
-@pytest.mark.parametrize(
-    ("query", "verified"), [("", ssl.CERT_NONE), ("?ssl_cert_reqs=required", ssl.CERT_REQUIRED)]
-)
-def test_tls_to_the_broker_is_as_it_is_with_celerys_transport(
-    app: Celery, query: str, verified: int
-) -> None:
-    app.conf.broker_url = f"rediss://one.example/0{query}"
-    app.conf.ninja_redis_url = "redis://one.example/1"
-    tell_of_worker(install(app))
-    assert app.connection_for_read().ssl["ssl_cert_reqs"] == verified
+@pytest.mark.parametrize("url", ["redis://one.example/0", "sentinel://one.example:26379/0"])
+def test_the_own_worker_bears_with_a_full_redis(url: str) -> None:
+    own = install(Celery("ninja_tasks", set_as_current=False))
+    own.conf.update(broker_url=url, ninja_redis_url="redis://one.example/1")
+    stock = own.connection_for_read().get_transport_cls()
+    tell_of_worker(own)
+    found = own.connection_for_read()
+    for one in (found, found.clone()):
+        assert one.get_transport_cls() is not stock
+        assert issubclass(one.get_transport_cls(), stock)
 
 
 def test_a_worker_with_a_broken_setting_does_not_start(app: Celery) -> None:

@@ -1,78 +1,64 @@
-"""The intake: what a thread decides is done in the worker's loop, whatever comes between."""
+"""The intake: goals are taken while they may be sent, by workers that want them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 
 from ninja_tasks.delivery.gate import Intake as State
-from ninja_tasks.message import QUEUE_NAME
-from ninja_tasks.worker import steps
 from ninja_tasks.worker.steps import Intake
 
 
-class Loop:
-    """Stands for a worker's loop, its consumer and its queues."""
+class Worker:
+    """Stands for a worker's consumer and its goal channel."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.taken = {QUEUE_NAME}
-        self.soon: list[Callable[[], None]] = []
-        self.state = State.OPEN
-        self.consumer: Any = SimpleNamespace(
-            app=SimpleNamespace(
-                amqp=SimpleNamespace(queues=SimpleNamespace(consume_from=self.taken, get=self.get))
-            ),
-            call_soon=lambda call, *given, **named: self.soon.append(lambda: call(*given, **named)),
-        )
-        monkeypatch.setattr(steps, "take_goals", self.take)
-        monkeypatch.setattr(steps, "leave_goals", lambda _consumer: self.taken.discard(QUEUE_NAME))
-        monkeypatch.setattr(Intake, "_ask", lambda _step, _consumer: self.state)
-        self.step = Intake(self.consumer)
-        monkeypatch.setattr(steps.PeriodicStep, "start", lambda _step, _consumer: None)
-        self.step.start(self.consumer)
+        self.answer: State | redis.RedisError = State.OPEN
+        self.asked = 0
+        self.decided: list[tuple[bool, bool]] = []
+        self.goals = SimpleNamespace(is_wanted=True, decide=self.decide)
+        self.app = None
+        monkeypatch.setattr(Intake, "_ask", self.ask)
+        self.step = Intake(self)
 
-    def get(self, name: str, default: Any) -> Any:
-        return default
+    def decide(self, *, may_send: bool, tries_one: bool) -> None:
+        self.decided.append((may_send, tries_one))
 
-    def take(self, _consumer: Any, *, one: bool) -> None:
-        self.taken.add(QUEUE_NAME)
-
-    def decide(self, state: State) -> None:
-        self.state = state
-        self.step.work(self.consumer)
-
-    def turn(self) -> None:
-        waiting, self.soon[:] = list(self.soon), []
-        for call in waiting:
-            call()
-
-    def reconnect(self) -> None:
-        self.step.start(self.consumer)
+    def ask(self, _consumer: Any) -> State:
+        self.asked += 1
+        if isinstance(self.answer, redis.RedisError):
+            raise self.answer
+        return self.answer
 
 
-@pytest.fixture
-def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
-    return Loop(monkeypatch)
+@pytest.mark.parametrize(
+    ("answer", "may_send", "tries_one"),
+    [
+        (State.OPEN, True, False),
+        (State.PROBE, True, True),
+        (State.PAUSED, False, False),
+        (State.HOLD, False, False),
+        (State.BREAKER, False, False),
+        (redis.ConnectionError("away"), False, False),
+    ],
+)
+def test_goals_are_taken_while_they_may_be_sent(
+    monkeypatch: pytest.MonkeyPatch,
+    answer: State | redis.RedisError,
+    may_send: bool,
+    tries_one: bool,
+) -> None:
+    worker = Worker(monkeypatch)
+    worker.answer = answer
+    worker.step.work(worker)
+    assert worker.decided == [(may_send, tries_one)]
 
 
-def test_goals_are_taken_while_they_may_be_sent(loop: Loop) -> None:
-    loop.decide(State.PAUSED)
-    assert loop.taken
-    loop.turn()
-    assert not loop.taken
-    loop.decide(State.OPEN)
-    loop.turn()
-    assert loop.taken
-
-
-def test_a_decision_that_a_new_connection_overtook_is_not_forgotten(loop: Loop) -> None:
-    loop.decide(State.PAUSED)
-    loop.reconnect()
-    loop.turn()
-    assert not loop.taken
-    loop.decide(State.OPEN)
-    loop.turn()
-    assert loop.taken
+def test_a_worker_that_takes_no_goals_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(monkeypatch)
+    worker.goals.is_wanted = False
+    worker.step.work(worker)
+    assert (worker.asked, worker.decided) == (0, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,14 +13,13 @@ import pytest
 import redis
 from celery.concurrency.thread import TaskPool
 from celery.exceptions import Reject
-from celery.utils.timer2 import Timer
 from stack import wait_until
 
 from ninja_tasks.config import RateLimit
 from ninja_tasks.delivery import stopping
 from ninja_tasks.delivery.limiter import Grant
 from ninja_tasks.delivery.slots import use_slot
-from ninja_tasks.worker.lane import PoolLane, Room
+from ninja_tasks.worker.lane import PoolLane
 from ninja_tasks.worker.series import SeriesLane
 
 THREADS = 8
@@ -80,9 +80,8 @@ class Rig:
         self.lock = threading.Lock()
         self.pool = TaskPool(limit=threads)
         self.pool.start()
-        self.timer = Timer()
         self.limiter = Limiter(rate)
-        self.lane = SeriesLane(self.limiter, self, self.pool, self.timer)  # type: ignore[arg-type]
+        self.lane = SeriesLane(self.limiter, self, self.pool)  # type: ignore[arg-type]
         self.lane.prefetch = 4 * threads
         self.lane.on_request = lambda request: request()
         self.lane.start()
@@ -120,7 +119,6 @@ class Rig:
 
     def stop(self) -> None:
         self.lane.end()
-        self.timer.stop()
         self.pool.stop()
 
 
@@ -253,7 +251,7 @@ def test_the_share_of_series_is_high_only_if_they_do_not_wait(narrow: Rig, waits
             pass
 
     work = (lambda series: time.sleep(0.005)) if waits else compute
-    narrow.timer.stop()
+    narrow.lane._looks_at = math.inf
     for number in range(60):
         narrow.put(str(number), work)
     narrow.wait_for(60)
@@ -346,7 +344,7 @@ def test_what_has_not_begun_is_taken_out_at_once_in_its_order(limited: Rig) -> N
 def test_room_follows_the_limit_and_what_is_fetched(limited: Rig) -> None:
     limited.lane.prefetch = 128
     limited.put("0", lambda series: time.sleep(0.2))
-    wait_until(lambda: limited.lane.room() == Room(50, 50), "the first goal to begin")
+    wait_until(lambda: limited.lane.room()[:2] == (50, 50), "the first goal to begin")
     for number in range(60):
         limited.put(str(number), lambda series: use_slot())
     assert limited.lane.room().free == 0

@@ -33,7 +33,7 @@ def put(system: System, raw: bytes) -> DeadLetter:
             return [letter for letter in found if letter.delivery_id not in before]
 
         (letter,) = wait_until(new, f"a letter; log:\n{system.worker.log[-3000:]}")
-        wait_until(lambda: not client.hlen("ninja_tasks.unacked"), "the acknowledgement")
+        wait_until(lambda: not client.hlen("ninja_tasks.held"), "the acknowledgement")
         text.close()
     return letter
 
