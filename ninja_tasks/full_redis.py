@@ -54,14 +54,29 @@ def patient(connection: Connection) -> Connection:
     transport = connection.get_transport_cls()
     is_redis = getattr(transport, "driver_type", None) == "redis"
     if is_redis and not issubclass(transport.Channel, _Patient):
-        connection.transport_cls = _patient_transport(transport)
+        # Its attribute transport_cls is shown to people.
+        connection.get_transport_cls = lambda: _patient_transport(transport)
     return connection
 
 
 @cache
 def _patient_transport(stock: type[Any]) -> type[Any]:
-    channel = type("Channel", (_Patient, stock.Channel), {})
+    qos = type("QoS", (_PatientQoS, stock.Channel.QoS), {})
+    channel = type("Channel", (_Patient, stock.Channel), {"QoS": qos})
     return type("Transport", (stock,), {"Channel": channel})
+
+
+class _PatientQoS:
+    """What kombu's keeper of held messages does otherwise."""
+
+    def restore_visible(self: Any, *positional: Any, **options: Any) -> Any:
+        try:
+            return super().restore_visible(*positional, **options)  # type: ignore[misc]
+        except ResponseError as error:
+            if not is_refused(error):
+                raise
+            logger.debug("held messages were not looked at: %s", reason_of(error))
+            return None
 
 
 class _Patient:

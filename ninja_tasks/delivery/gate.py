@@ -20,6 +20,7 @@ there is: the API gives no receipt.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -46,6 +47,7 @@ __all__ = [
     "Admission",
     "Answer",
     "BreakerNews",
+    "Decision",
     "Gate",
     "Intake",
     "LedgerEntry",
@@ -95,6 +97,20 @@ class Intake(StrEnum):
     PAUSED = "paused"
     HOLD = "hold"
     BREAKER = "breaker"
+
+
+class Decision(NamedTuple):
+    """The gate's answer to a worker.
+
+    Attributes:
+        state: whether it should take goals from the queue.
+        seconds: for how long that is certain.
+        due_in_seconds: when the next parked goal is due, infinite if none is parked.
+    """
+
+    state: Intake
+    seconds: float
+    due_in_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,17 +340,17 @@ class Gate:
             ),
         )
 
-    def intake(self, worker: str) -> tuple[Intake, float]:
-        """Return whether a worker should take goals, and for how many seconds that is certain.
+    def intake(self, worker: str) -> Decision:
+        """Return whether a worker should take goals, and when a parked one is due.
 
         Args:
             worker: its name; while the breaker tries one goal, only one worker takes some.
         """
-        state, milliseconds = self._scripts["intake"](
-            keys=[self._keys.gate],
+        state, milliseconds, due = self._scripts["intake"](
+            keys=[self._keys.gate, self._keys.parked_times],
             args=[worker, _TURN_MILLISECONDS, self._keys.heartbeat("")],
         )
-        return Intake(state), milliseconds / 1000
+        return Decision(Intake(state), milliseconds / 1000, math.inf if due < 0 else due / 1000)
 
     def pause(self) -> None:
         """Stop all delivery until :meth:`resume`."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import kombu
 
+from ..delivery.state import Keys, check_writes
 from .lane import Lane
 
 __all__ = ["ChannelSource"]
@@ -74,6 +75,19 @@ class ChannelSource:
 
     def wake(self) -> None:
         """Do nothing: the broker sends as many goals as there is room for."""
+
+    def check_writes(self, keys: Keys) -> None:
+        """Return if goals can be taken.
+
+        Args:
+            keys: names of the state's keys.
+
+        Raises:
+            redis.RedisError: if the broker is a Redis that does not answer, or takes no writes.
+        """
+        if hasattr(self._channel, "conn_or_acquire"):
+            with self._channel.conn_or_acquire() as client:
+                check_writes(client, keys)
 
     def give_back(self, messages: list[Any]) -> None:
         """Put messages back on the queue."""

@@ -60,6 +60,8 @@ class Goals(bootsteps.StartStopStep):  # type: ignore[misc]
     Attributes:
         loop: the worker's loop, for other threads.
         source: where goals come from, ``None`` before the worker is connected.
+        wake_mover: lets parked goals that are due go back to the queue now.
+        is_broker_redis: whether the broker is a Redis.
     """
 
     name = "ninja_tasks.Goals"
@@ -75,6 +77,8 @@ class Goals(bootsteps.StartStopStep):  # type: ignore[misc]
         self.app, self._consumer = consumer.app, consumer
         self.loop = Loop(consumer)
         self.source: RedisSource | ChannelSource | None = None
+        self.wake_mover: Callable[[], object] = bool
+        self.is_broker_redis = False
         self._broker: str | None = None
         self._lane: Lane | None = None
         self._inbox: deque[Message] = deque()
@@ -92,6 +96,11 @@ class Goals(bootsteps.StartStopStep):  # type: ignore[misc]
     def is_wanted(self) -> bool:
         """Whether this worker consumes the goal queue, whether goals may be sent or not."""
         return self._is_wanted
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether this worker has no goal."""
+        return self._lane is None or self._lane.is_empty
 
     def lane_of(self, task: Any) -> Lane:
         """Return the one lane through the worker's pool: a new connection goes on with it.
@@ -140,11 +149,11 @@ class Goals(bootsteps.StartStopStep):  # type: ignore[misc]
             return
         self._handler = consumer.create_task_handler()
         self._is_connected = True
+        self.is_broker_redis = consumer.connection.transport.driver_type == "redis"
         queue = goal_queue(self.app)
         self._is_wanted = any(one.name == queue.name for one in consumer.task_consumer.queues)
         self.adapt()
-        kind = consumer.connection.transport.driver_type
-        if kind == "redis" and self.settings.transport == "crash-safe":
+        if self.is_broker_redis and self.settings.transport == "crash-safe":
             self._use_redis(consumer, self._lane)
         else:
             self.source = ChannelSource(consumer, queue, self._lane, self._handler)

@@ -19,7 +19,6 @@ from typing import Any
 
 from ..delivery.state import Keys, check_writes
 from .periodic import PeriodicStep
-from .redis_source import RedisSource
 
 __all__ = ["Liveness"]
 
@@ -32,6 +31,7 @@ class Liveness(PeriodicStep):
     """Touches the file."""
 
     name = "ninja_tasks.Liveness"
+    requires = ("ninja_tasks.worker.goals:Goals",)
     seconds = 2.0
 
     def __init__(self, consumer: Any, **options: Any) -> None:
@@ -65,11 +65,7 @@ class Liveness(PeriodicStep):
         """Look whether the worker is well, and touch the file if so."""
         keys = Keys(self.settings.key_prefix)
         check_writes(self.state, keys)
-        if consumer.connection.transport.driver_type == "redis":
-            with consumer.task_consumer.channel.conn_or_acquire() as broker:
-                check_writes(broker, keys)
-        if isinstance(consumer.goals.source, RedisSource) and not consumer.goals.source.is_running:
-            return self.seconds
+        consumer.goals.source.check_writes(keys)
         is_turning = monotonic() - self._ticked_at < _LONGEST_TURN_SECONDS
         if is_turning and self._is_connected.is_set() and self._file is not None:
             self._file.touch()

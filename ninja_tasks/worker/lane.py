@@ -151,6 +151,11 @@ class Lane:
                 self._changed.notify()
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no goal waits, and none runs."""
+        return not self._waiting and not self._turns
+
+    @property
     def waiting(self) -> int:
         """How many goals wait in the lane."""
         return len(self._waiting)

@@ -40,6 +40,7 @@ class PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._thread: threading.Thread | None = None
         self._is_connected = threading.Event()
         self._has_ended = threading.Event()
+        self._is_woken = threading.Event()
         self._troubled = False
 
     @cached_property
@@ -65,10 +66,15 @@ class PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Pause; called in the worker's loop when the connection is lost, and at its end."""
         self._is_connected.clear()
 
+    def wake(self) -> None:
+        """Begin the next round now; from any thread."""
+        self._is_woken.set()
+
     def shutdown(self, consumer: Any) -> None:
         """End; the thread does not begin another round."""
         self._has_ended.set()
         self._is_connected.set()
+        self._is_woken.set()
 
     def work(self, consumer: Any) -> float:
         """Do it once, in the step's thread, and return the seconds until the next time."""
@@ -78,7 +84,9 @@ class PeriodicStep(bootsteps.StartStopStep):  # type: ignore[misc]
         while not self._has_ended.is_set():
             self._is_connected.wait()
             if not self._has_ended.is_set():
-                self._has_ended.wait(self._round(consumer))
+                # Before the round: who wakes it knows of something new.
+                self._is_woken.clear()
+                self._is_woken.wait(self._round(consumer))
 
     def _round(self, consumer: Any) -> float:
         try:

@@ -15,9 +15,9 @@ keeper     sends acknowledgements that went with no claim, puts back what was no
 Neither needs the worker's loop, so that a long request in a pool without processes costs no lease.
 
 After an error they go on a second later: a full Redis can still be drained, and one that has become
-a replica closes the connection, so that the next one may lead to the right server. After Redis was
-started, the keeper waits one lease before it puts back what others held: those leases ended while
-nobody could renew them.
+a replica closes the connection, so that the next one may lead to the right server. After that, and
+after a start of Redis, the keeper waits one lease before it puts back what others held: nobody may
+have been able to renew it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Any, Protocol
 import redis
 
 from ..delivery.redis_errors import is_refused, reason_of
+from ..delivery.state import Keys, check_writes
 from .held import LEASE_SECONDS, HeldGoals
 from .lane import Room
 from .taken import Message
@@ -42,7 +43,8 @@ logger = logging.getLogger(__name__)
 
 _GATHER_SECONDS = 0.02
 _MOST_ACKNOWLEDGEMENTS = 1000
-_LOOK_SECONDS, _SHORT_LOOK_SECONDS = 1.0, 0.1
+_LOOK_SECONDS, _SHORT_LOOK_SECONDS = 2.0, 0.1
+_KEEP_SECONDS = 1.0
 #: How long it expects more of them after one goal with a priority.
 _URGENT_SECONDS = 60.0
 _PAUSE_AFTER_ERROR_SECONDS = 1.0
@@ -125,8 +127,22 @@ class RedisSource:
 
     @property
     def is_running(self) -> bool:
-        """Whether both threads are."""
-        return all(thread.is_alive() for thread in self._threads)
+        """Whether any of its threads is."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def check_writes(self, keys: Keys) -> None:
+        """Return if goals can be taken.
+
+        Args:
+            keys: names of the state's keys.
+
+        Raises:
+            redis.RedisError: if Redis does not answer, or takes no writes.
+            RuntimeError: if one of the threads has ended.
+        """
+        if not all(thread.is_alive() for thread in self._threads):
+            raise RuntimeError("a thread that takes goals has ended")
+        check_writes(self._goals.client, keys)
 
     def open(self, is_open: bool) -> None:
         """Begin or cease to take goals."""
@@ -221,7 +237,8 @@ class RedisSource:
                     )
                 is_troubled = True
                 self._is_empty = False
-                self._sweeps_from = None
+                # Others may not have been able to renew their leases either.
+                self._sweeps_from = monotonic() + LEASE_SECONDS
                 # Those that are idle lead to the same server.
                 self._goals.client.connection_pool.disconnect(inuse_connections=False)
                 self._has_ended.wait(_PAUSE_AFTER_ERROR_SECONDS)
@@ -251,7 +268,7 @@ class RedisSource:
         room = self._receiver.room()
         is_full = not room.free or len(self._held) >= room.size + _MOST_BESIDE
         if not self._is_open or is_full or (room.is_stocked and not room.is_half_free):
-            return _LOOK_SECONDS
+            return _KEEP_SECONDS
         if room.is_half_free:
             return 0.0
         return max(0.0, self._claimed_at + _GATHER_SECONDS - monotonic())
@@ -305,7 +322,7 @@ class RedisSource:
         """Send, renew and sweep until something fails."""
         renewed_at = 0.0
         while not self._has_ended.is_set():
-            if self._has_something.wait(1.0):
+            if self._has_something.wait(_KEEP_SECONDS):
                 self._has_something.clear()
                 # More may follow at once.
                 self._has_ended.wait(_GATHER_SECONDS)
@@ -314,7 +331,7 @@ class RedisSource:
             if now - renewed_at >= LEASE_SECONDS / 3:
                 renewed_at = now
                 self._renew(now)
-            if self._may_sweep or now - self._claimed_at > 2 * _LOOK_SECONDS:
+            if self._may_sweep or now - self._claimed_at > _LOOK_SECONDS + _KEEP_SECONDS:
                 self._sweep(now)
             if now - self._swept_older_at >= _OLDER_KEYS_EVERY_SECONDS:
                 self._sweep_older(now)

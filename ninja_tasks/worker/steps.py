@@ -1,11 +1,13 @@
 """Steps of the worker's consumer: the mover, the intake, and the reporter.
 
 =========  =====================================================================================
-step       what it does, every second (the reporter every ten)
+step       what it does
 =========  =====================================================================================
 Mover      puts parked goals that are due back on the queue; any number of workers may do so
-Intake     stops taking goals from the queue while none may be sent, and starts again
-Reporter   tells Sentry what was held back when its time is over, and at the worker's end
+Intake     asks the gate every second, and every two while the worker has nothing to do: takes goals
+           only while they may be sent, and wakes the mover when a parked goal is due
+Reporter   every ten seconds, and at the worker's end, tells Sentry what was held back when its time
+           is over
 =========  =====================================================================================
 
 Each step runs in a thread of its own (:mod:`ninja_tasks.worker.periodic`), starts again after each
@@ -15,6 +17,7 @@ reconnection, and goes on when Redis or the broker is away.
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any
@@ -27,7 +30,7 @@ from ..dead_letters.malformed import malformed_letter, set_aside
 from ..dead_letters.report import Reporter as SentryReporter
 from ..dead_letters.store import DeadLetterStore
 from ..delivery.documents import UnreadableDocument
-from ..delivery.gate import Gate
+from ..delivery.gate import Decision, Gate
 from ..delivery.gate import Intake as IntakeState
 from ..delivery.parking import Parking
 from ..delivery.redis_errors import reason_of
@@ -41,12 +44,22 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 500
 _SOON_SECONDS = 0.01
+_IDLE_SECONDS = 2.0
+_WHEN_WOKEN_SECONDS = 60.0
+#: How much later than it is due a parked goal may go, so that not each of many is asked for.
+_LATE_SECONDS = 0.25
 
 
 class Mover(PeriodicStep):
     """Puts parked goals that are due back on the queue."""
 
     name = "ninja_tasks.Mover"
+    requires = ("ninja_tasks.worker.goals:Goals",)
+    seconds = 10.0
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        consumer.goals.wake_mover = self.wake
 
     @cached_property
     def _parking(self) -> Parking:
@@ -60,7 +73,10 @@ class Mover(PeriodicStep):
             moved = self._parking.move_due(
                 self.app, _BATCH, partial(self._set_aside, consumer.hostname)
             )
-        return _SOON_SECONDS if moved == _BATCH else self.seconds
+        if moved == _BATCH:
+            return _SOON_SECONDS
+        # The intake of a worker that takes goals wakes it.
+        return _WHEN_WOKEN_SECONDS if consumer.goals.is_wanted else self.seconds
 
     def _set_aside(
         self, worker: str, delivery_id: str, error: UnreadableDocument, raw: bytes
@@ -102,25 +118,30 @@ class Intake(PeriodicStep):
         """Decide once; a goal whose outcome could not be stored is better left in the queue."""
         if not consumer.goals.is_wanted:
             return self.seconds
+        due_in_seconds = math.inf
         try:
-            state = self._ask(consumer)
+            state, _seconds, due_in_seconds = self._ask(consumer)
             why = self._WHY.get(state)
         except redis.RedisError as error:
             state, why = None, f"the Redis for state takes no writes ({reason_of(error)})"
+        if not due_in_seconds:
+            consumer.goals.wake_mover()
         if state is not IntakeState.PROBE:
             self._say(why)
         consumer.goals.decide(
             may_send=state in (IntakeState.OPEN, IntakeState.PROBE),
             tries_one=state is IntakeState.PROBE,
         )
-        return self.seconds
+        is_idle = state is IntakeState.OPEN and consumer.goals.is_idle
+        seconds = _IDLE_SECONDS if is_idle else self.seconds
+        return min(seconds, max(due_in_seconds, _LATE_SECONDS))
 
-    def _ask(self, consumer: Any) -> IntakeState:
-        # RabbitMQ may drop a message that comes back too often. From a full Redis goals are taken
-        # all the same: where it is the broker too, each delivery frees memory.
-        gives_back_freely = consumer.connection.transport.driver_type == "redis"
-        check_writes(self.state, Keys(self.settings.key_prefix), if_full=gives_back_freely)
-        return self._gate.intake(consumer.hostname)[0]
+    def _ask(self, consumer: Any) -> Decision:
+        # The question itself is a write that a full Redis takes: where that is the broker too, each
+        # delivery frees memory. But RabbitMQ may drop a message that comes back too often.
+        if not consumer.goals.is_broker_redis:
+            check_writes(self.state, Keys(self.settings.key_prefix), if_full=False)
+        return self._gate.intake(consumer.hostname)
 
     def _say(self, why: str | None) -> None:
         """Write one line when goals are no longer taken, and one when they are again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -327,7 +328,7 @@ def test_retry_after_holds_every_goal_and_then_no_longer(rig: Rig) -> None:
     rig.settle(Outcome.REFUSED, "a", status=429, retry_after_seconds=3.0)
     held = rig.admit("b")
     assert (held.answer, held.wait_seconds) == (Answer.HOLD, 3.0)
-    assert rig.gate.intake("w") == (Intake.HOLD, 3.0)
+    assert rig.gate.intake("w")[:2] == (Intake.HOLD, 3.0)
     assert rig.gate.breaker() == "closed"
     assert rig.later(3000).answer("b") is Answer.GO
 
@@ -336,6 +337,16 @@ def test_a_shorter_hold_does_not_end_a_longer_one(rig: Rig) -> None:
     rig.settle(Outcome.REFUSED, "a", status=503, retry_after_seconds=60.0)
     rig.settle(Outcome.REFUSED, "b", status=429, retry_after_seconds=1.0)
     assert rig.admit("c").wait_seconds == 60
+
+
+@pytest.mark.parametrize(("due", "seconds"), [(None, math.inf), (2500, 2.5), (-9000, 0.0)])
+def test_a_worker_learns_when_a_parked_goal_is_due(
+    rig: Rig, due: int | None, seconds: float
+) -> None:
+    if due is not None:
+        now = START + rig.now
+        rig.client.zadd("ninja:parked:due", {"a": now + due, "b": now + due + 1})
+    assert rig.gate.intake("w").due_in_seconds == seconds
 
 
 def test_a_pause_holds_until_it_is_ended(rig: Rig) -> None:
@@ -353,7 +364,7 @@ def test_the_breaker_opens_lets_one_goal_try_doubles_its_pause_and_closes(rig: R
     assert rig.gate.breaker() == "open"
     held = rig.admit("a")
     assert (held.answer, held.wait_seconds) == (Answer.BREAKER, 5.0)
-    assert rig.gate.intake("w") == (Intake.BREAKER, 5.0)
+    assert rig.gate.intake("w")[:2] == (Intake.BREAKER, 5.0)
 
     rig.later(5000)
     assert rig.gate.breaker() == "half_open"

@@ -209,19 +209,19 @@ def test_an_idle_worker_sees_a_new_message_at_once(
         assert time.monotonic() - began < 0.5
 
 
-def test_an_idle_worker_asks_redis_twice_a_second(
+def test_an_idle_worker_asks_redis_once_a_second(
     server: EmbeddedServer, client: redis.Redis
 ) -> None:
     with taking(server.url):
-        time.sleep(1.5)  # until it looks
+        time.sleep(0.5)  # until it looks
         client.config_resetstat()
-        time.sleep(5)
+        time.sleep(6)
         numbers = client.info("commandstats")
     asked = {
         name: numbers[f"cmdstat_{name}"]["calls"] if f"cmdstat_{name}" in numbers else 0
         for name in ("blmove", "evalsha", "exists", "zrangebyscore", "exec")
     }
-    assert 8 <= sum(asked.values()) <= 13, asked
+    assert 4 <= sum(asked.values()) <= 8, asked
 
 
 def test_a_rejected_message_is_the_last_of_its_queue_or_gone(

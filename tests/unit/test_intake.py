@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
+from ninja_tasks.delivery.gate import Decision
 from ninja_tasks.delivery.gate import Intake as State
 from ninja_tasks.worker.steps import Intake
 
@@ -19,7 +21,11 @@ class Worker:
         self.answer: State | redis.RedisError = State.OPEN
         self.asked = 0
         self.decided: list[tuple[bool, bool]] = []
-        self.goals = SimpleNamespace(is_wanted=True, decide=self.decide)
+        self.due_in_seconds = math.inf
+        self.moved = 0
+        self.goals = SimpleNamespace(
+            is_wanted=True, is_idle=False, decide=self.decide, wake_mover=self.move
+        )
         self.app = None
         monkeypatch.setattr(Intake, "_ask", self.ask)
         self.step = Intake(self)
@@ -27,11 +33,14 @@ class Worker:
     def decide(self, *, may_send: bool, tries_one: bool) -> None:
         self.decided.append((may_send, tries_one))
 
-    def ask(self, _consumer: Any) -> State:
+    def move(self) -> None:
+        self.moved += 1
+
+    def ask(self, _consumer: Any) -> Decision:
         self.asked += 1
         if isinstance(self.answer, redis.RedisError):
             raise self.answer
-        return self.answer
+        return Decision(self.answer, 0.0, self.due_in_seconds)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +71,27 @@ def test_a_worker_that_takes_no_goals_asks_nothing(monkeypatch: pytest.MonkeyPat
     worker.goals.is_wanted = False
     worker.step.work(worker)
     assert (worker.asked, worker.decided) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("due_in_seconds", "is_idle", "seconds", "moves"),
+    [
+        (math.inf, False, 1.0, 0),
+        (math.inf, True, 2.0, 0),
+        (1.5, True, 1.5, 0),
+        (0.001, True, 0.25, 0),
+        (0.0, True, 0.25, 1),
+    ],
+)
+def test_the_next_question_comes_when_a_parked_goal_is_due(
+    monkeypatch: pytest.MonkeyPatch,
+    due_in_seconds: float,
+    is_idle: bool,
+    seconds: float,
+    moves: int,
+) -> None:
+    worker = Worker(monkeypatch)
+    worker.due_in_seconds = due_in_seconds
+    worker.goals.is_idle = is_idle
+    assert worker.step.work(worker) == seconds
+    assert worker.moved == moves
