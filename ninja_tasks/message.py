@@ -34,6 +34,7 @@ __all__ = [
     "HEADERS",
     "HEADER_PREFIX",
     "NOT_BEFORE_HEADER",
+    "OLDER_HELD_KEYS",
     "ON_UNKNOWN_HEADER",
     "QUEUE_NAME",
     "REDACTED_REPRESENTATION",
@@ -51,6 +52,8 @@ T = TypeVar("T")
 
 TASK_NAME = "ninja_tasks.reach_goal"
 QUEUE_NAME = "ninja_tasks"
+#: Where workers of version 0.1.0 held messages of any queue in Redis, and their leases.
+OLDER_HELD_KEYS = ("ninja_tasks.unacked", "ninja_tasks.unacked_index")
 
 ENQUEUED_AT_HEADER = "ninja_enqueued_at"
 ON_UNKNOWN_HEADER = "ninja_on_unknown"

@@ -19,11 +19,14 @@ from celery import Celery
 
 from ..config import Settings, settings_of
 from ..delivery.connection import longest_exchange_seconds
+from ..delivery.gate import Gate
 from ..delivery.state import connect
 from ..message import goal_queue
+from ..tested import is_kombu_tested
 from .api import look_at_api
 from .application import judge_application
 from .finding import FAULT, OK, WARNING, Finding, without_secrets
+from .older import look_for_older
 from .people import judge_liveness, judge_sentry, look_for_workers
 from .rabbitmq import CONFIRMATIONS, judge_confirmations, look_at_queue
 from .redis_cluster import judge_cluster_broker, judge_cluster_state
@@ -45,6 +48,14 @@ _BOUNDS = {
     "redis": {"socket_timeout": _BROKER_SECONDS, "socket_connect_timeout": _BROKER_SECONDS},
     "amqp": {"read_timeout": _BROKER_SECONDS, "write_timeout": _BROKER_SECONDS},
 }
+
+
+_PAUSED = Finding(
+    WARNING,
+    "delivery",
+    "delivery is paused: workers leave goals in the queue",
+    "end the pause with: ninja-tasks resume",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +107,7 @@ def preflight(
             app.conf.broker_transport_options or {},
             request_seconds=longest_exchange_seconds(settings),
             remote_control=app.conf.worker_enable_remote_control,
+            kombu_is_tested=is_kombu_tested(),
         ),
         *seen["api"].findings,
         *judge_application(app, broker_kind),
@@ -154,6 +166,7 @@ def _look_at_broker(app: Celery, kind: str | None) -> _Seen:
             if kind == "redis":
                 facts = facts_of(channel.client)
                 of_queue += [judge_cluster_broker(title)] if facts.is_cluster else []
+                of_queue += look_for_older(channel.client, channel.global_keyprefix)
             elif kind == "amqp":
                 of_queue = list(look_at_queue(connection, goal_queue(app)))
     except Exception as error:  # noqa: BLE001 (each transport has exceptions of its own)
@@ -173,10 +186,14 @@ def _look_at_state(settings: Settings) -> _Seen:
                 if facts.is_cluster
                 else []
             )
+            is_paused = not facts.is_cluster and Gate(settings, client).is_paused()
     except redis.RedisError as error:
         then, where = "no goal is sent without it", "NINJA_REDIS_URL or ninja_redis_url"
         return _Seen([unusable("state", title, error, then, where)])
-    return _Seen([Finding(OK, "state", f"{title} answers"), *of_cluster], facts)
+    return _Seen(
+        [Finding(OK, "state", f"{title} answers"), *of_cluster, *([_PAUSED] if is_paused else [])],
+        facts,
+    )
 
 
 def _judge_servers(

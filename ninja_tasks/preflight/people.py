@@ -75,10 +75,7 @@ def look_for_workers(app: Celery) -> Finding:
     if consuming:
         return Finding(OK, "workers", f"workers that consume {QUEUE_NAME}: {consuming}")
     if replies:
-        return _nobody(
-            f"workers answered ({len(replies)}), but none consumes {QUEUE_NAME}, as is so while "
-            "delivery is paused or the API does not answer"
-        )
+        return _nobody(f"workers answered ({len(replies)}), but none consumes {QUEUE_NAME}")
     return _nobody("no worker answered within a second")
 
 

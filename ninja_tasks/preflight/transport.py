@@ -1,15 +1,15 @@
-"""How workers take goals from the broker, by which kombu transport and with which options."""
+"""How workers take goals from the broker, and with which options of the application."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from ..tested import NEWEST_KOMBU
 from .finding import FAULT, OK, WARNING, Finding
 
 __all__ = ["judge_transport"]
 
-_SHORTEST_LEASE_SECONDS = 3
 #: What a worker needs beside the request: for Redis to admit the goal and to store its outcome.
 _STOCK_MARGIN_SECONDS = 30
 _STOCK_DEFAULT_SECONDS, _LONGEST_STOCK_SECONDS = 3600, 600
@@ -22,6 +22,7 @@ def judge_transport(
     *,
     request_seconds: float,
     remote_control: bool,
+    kombu_is_tested: bool = True,
 ) -> list[Finding]:
     """Return what is to be said of the way from the broker to the workers.
 
@@ -31,6 +32,7 @@ def judge_transport(
         options: Celery's ``broker_transport_options``.
         request_seconds: how long a request to the API may take.
         remote_control: Celery's ``worker_enable_remote_control``.
+        kombu_is_tested: whether it is none that is newer than all that were tested.
     """
     if broker_kind not in ("redis", "amqp", None):
         return [
@@ -44,39 +46,27 @@ def judge_transport(
     if broker_kind != "redis":
         return []
     seconds = options.get("visibility_timeout")
-    if transport == "crash-safe":
+    if transport == "crash-safe" and kombu_is_tested:
         return [
-            Finding(OK, "transport", "workers take goals by the crash-safe transport"),
-            _lease(seconds),
+            Finding(OK, "transport", "a killed worker loses no goal, which comes back in seconds")
         ]
+    remedy = 'leave ninja_transport out, or set it to "crash-safe"'
+    if transport == "crash-safe":
+        remedy = (
+            f"pip install 'kombu=={NEWEST_KOMBU}.*', the newest that this version of ninja-tasks "
+            "was tested with, or upgrade ninja-tasks"
+        )
     return [
         Finding(
             WARNING,
             "transport",
             "workers take goals by Celery's own transport: one that is killed can lose a goal that "
             "it is just fetching",
-            'leave ninja_transport out, or set it to "crash-safe"',
+            remedy,
         ),
         _stock_visibility(_STOCK_DEFAULT_SECONDS if seconds is None else seconds, request_seconds),
         _remote_control(enabled=remote_control),
     ]
-
-
-def _lease(seconds: Any) -> Finding:
-    name = "visibility_timeout"
-    if seconds is None:
-        return Finding(OK, name, "the goals of a killed worker come back within seconds")
-    if not _is_number(seconds):
-        return _no_number(name)
-    if seconds < _SHORTEST_LEASE_SECONDS:
-        return Finding(
-            WARNING,
-            name,
-            f"visibility_timeout is {seconds:g} s: a worker that is cut off or busy for so long "
-            "loses its hold on goals, which then run twice",
-            f"set at least {_SHORTEST_LEASE_SECONDS} s, or leave it out",
-        )
-    return Finding(OK, name, "the goals of a killed worker come back within seconds")
 
 
 def _stock_visibility(seconds: Any, request_seconds: float) -> Finding:
@@ -89,15 +79,15 @@ def _stock_visibility(seconds: Any, request_seconds: float) -> Finding:
             name,
             f"visibility_timeout is {seconds:g} s, and a request may take {request_seconds:g} s: "
             "Celery's own transport hands out the same goal again and again",
-            f"set at least {needed:g} s, or use the crash-safe transport, which needs none",
+            f"set at least {needed:g} s, or leave ninja_transport out",
         )
     if seconds > _LONGEST_STOCK_SECONDS:
         return Finding(
             WARNING,
             name,
             f"visibility_timeout is {seconds:g} s: so long the goals of a killed worker wait",
-            f"set {needed:g} to {_LONGEST_STOCK_SECONDS} s in broker_transport_options, or use the "
-            "crash-safe transport",
+            f"set {needed:g} to {_LONGEST_STOCK_SECONDS} s in broker_transport_options, or leave "
+            "ninja_transport out",
         )
     return Finding(OK, name, f"the goals of a killed worker come back after {seconds:g} s")
 
@@ -123,5 +113,5 @@ def _remote_control(*, enabled: bool) -> Finding:
         "remote_control",
         "remote control is off: with Celery's own transport, a worker that is busy while Redis "
         "restarts can hang for good",
-        "set worker_enable_remote_control = True, or use the crash-safe transport",
+        "set worker_enable_remote_control = True, or leave ninja_transport out",
     )

@@ -35,6 +35,7 @@ from ..delivery.limiter import Limiter
 from ..delivery.presence import process_name
 from ..delivery.state import Keys, shared_client
 from ..message import goal_queue
+from ..tested import is_kombu_tested
 from .broker_redis import held_goals_of
 from .channel_source import ChannelSource
 from .held import LEASE_SECONDS
@@ -153,7 +154,8 @@ class Goals(bootsteps.StartStopStep):  # type: ignore[misc]
         queue = goal_queue(self.app)
         self._is_wanted = any(one.name == queue.name for one in consumer.task_consumer.queues)
         self.adapt()
-        if self.is_broker_redis and self.settings.transport == "crash-safe":
+        wants_own_way = self.settings.transport == "crash-safe" and is_kombu_tested()
+        if self.is_broker_redis and wants_own_way:
             self._use_redis(consumer, self._lane)
         else:
             self.source = ChannelSource(consumer, queue, self._lane, self._handler)

@@ -40,13 +40,13 @@ from uuid import uuid4
 
 import redis
 
-__all__ = ["LEASE_SECONDS", "MOST_AT_ONCE", "OLDER_KEYS", "Claim", "HeldGoals", "TakenMessage"]
+from ..message import OLDER_HELD_KEYS
+
+__all__ = ["LEASE_SECONDS", "MOST_AT_ONCE", "Claim", "HeldGoals", "TakenMessage"]
 
 LEASE_SECONDS = 7.0
 #: Messages that one claim takes.
 MOST_AT_ONCE = 32
-#: Keys of version 0.1.0: what its workers held, and their leases.
-OLDER_KEYS = ("ninja_tasks.unacked", "ninja_tasks.unacked_index")
 
 _KEYS = ("ninja_tasks.held", "ninja_tasks.held:leases")
 _SWEEP_AT_ONCE = 200
@@ -103,7 +103,7 @@ class HeldGoals:
         self.client = client
         self._prefix, self._separator = prefix, separator
         self._keys = [prefix + key for key in _KEYS]
-        self._older_keys = [prefix + key for key in OLDER_KEYS]
+        self._older_keys = [prefix + key for key in OLDER_HELD_KEYS]
         name = prefix + queue
         self._lists = [f"{name}{separator}{step}" if step else name for step in priorities]
         self._priorities = tuple(priorities)

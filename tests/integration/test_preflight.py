@@ -37,6 +37,8 @@ from ninja_tasks.preflight import server as server_module
 from ninja_tasks.preflight.finding import without_secrets
 from ninja_tasks.preflight.rabbitmq import judge_undelivered
 from ninja_tasks.preflight.server import RedisFacts, judge_server
+from ninja_tasks.preflight.transport import judge_transport
+from ninja_tasks.tested import NEWEST_KOMBU, is_kombu_tested
 from ninja_tasks.testing import EmbeddedServer, FakeSalesNinja, embedded_server
 
 SECRET = "geheim-4711"
@@ -115,7 +117,6 @@ def test_in_a_sound_set_up_nothing_is_found_and_all_that_was_looked_at_is_named(
         "settings",
         "state",
         "transport",
-        "visibility_timeout",
     }
 
 
@@ -306,15 +307,49 @@ def test_a_clock_that_differs_is_found(
 # The transport
 
 
-@pytest.mark.parametrize(
-    ("seconds", "level"),
-    [(2, "warning"), (3, "ok"), (43_200, "ok"), ("7", "fault"), (True, "fault")],
-)
-def test_the_lease_of_the_crash_safe_transport_must_not_be_too_short(
-    app: Celery, seconds: Any, level: str
+@pytest.mark.parametrize("seconds", [None, 2, 43_200, "7"])
+def test_the_applications_visibility_timeout_does_not_matter_to_goals(
+    app: Celery, seconds: Any
 ) -> None:
-    app.conf.broker_transport_options = {"visibility_timeout": seconds}
-    assert findings(app)["visibility_timeout"].level == level
+    app.conf.broker_transport_options = {"visibility_timeout": seconds} if seconds else {}
+    found = findings(app)
+    assert found["transport"].level == "ok"
+    assert "visibility_timeout" not in found
+
+
+@pytest.mark.parametrize(
+    ("version", "is_tested"),
+    [("5.4.2", True), ("5.7.9", True), ("5.8.0", False), ("6.0.0rc1", False), ("main", False)],
+)
+def test_a_kombu_that_is_newer_than_all_that_were_tested_is_a_warning_with_the_remedy(
+    version: str, is_tested: bool
+) -> None:
+    (found, *_rest) = judge_transport(
+        "crash-safe",
+        "redis",
+        {"visibility_timeout": 120},
+        request_seconds=30,
+        remote_control=True,
+        kombu_is_tested=is_kombu_tested(version),
+    )
+    assert found.level == ("ok" if is_tested else "warning")
+    assert is_tested or f"kombu=={NEWEST_KOMBU}.*" in found.remedy
+
+
+def test_messages_that_0_1_0_holds_are_counted(app: Celery, client: redis.Redis) -> None:
+    client.hset("ninja_tasks.unacked", mapping={"one": "x", "two": "y"})
+    assert troubles(app) == {"broker.older": "warning"}
+    assert (
+        "2 messages are held by workers of version 0.1.0" in findings(app)["broker.older"].message
+    )
+    client.delete("ninja_tasks.unacked")
+    client.set("ninja_tasks.unacked", "of another type")
+    assert troubles(app) == {}
+
+
+def test_a_pause_is_a_warning(app: Celery) -> None:
+    Gate(settings_of(app), connect(settings_of(app))).pause()
+    assert troubles(app) == {"delivery": "warning"}
 
 
 @pytest.mark.parametrize(
@@ -576,11 +611,11 @@ def test_a_worker_is_found_and_writes_what_is_wrong_when_it_starts(
     client.config_set("appendonly", "no")
     with Worker(tmp_path, settings, pool="prefork", app="shop") as worker:
         assert worker_finding(app).level == "ok"
-        Gate(settings_of(app), connect(settings_of(app))).pause()
-        paused = wait_until(
-            lambda: (found := worker_finding(app)).level == "warning" and found, "the pause"
+        app.control.cancel_consumer("ninja_tasks")
+        idle = wait_until(
+            lambda: (found := worker_finding(app)).level == "warning" and found, "its end"
         )
-        assert "workers answered (1), but none consumes ninja_tasks" in paused.message
+        assert "workers answered (1), but none consumes ninja_tasks" in idle.message
         log = worker.log
     assert "WARNING/MainProcess] warning (broker.persistence): redis://127.0.0.1" in log
     assert SECRET not in log
