@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self, TypeVar
@@ -83,13 +83,14 @@ class Worker:
         concurrency: int = 4,
         name: str = "worker",
         log_level: str = "INFO",
+        arguments: Sequence[str] = (),
     ) -> None:
         self._log_file = directory / f"{name}.log"
         command = [sys.executable, "-m", "celery", "-A", app, "worker", f"--loglevel={log_level}"]
         command += [f"--hostname={name}@test"]
         with self._log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, f"--pool={pool}", f"--concurrency={concurrency}", *_LEAN],
+                [*command, f"--pool={pool}", f"--concurrency={concurrency}", *_LEAN, *arguments],
                 cwd=directory,
                 env=dict(environment),
                 stdout=log,
