@@ -37,7 +37,7 @@ __all__ = ["publish_confirmed"]
 #: Goals that a broker, which answers, may take ``publish_timeout_seconds`` for.
 _GOALS_IN_TIME = 100
 _LIMIT_WITHOUT_POOL = 10
-_NO_CODE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
+_NO_CODE = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 
 #: These say nothing about the broker: another try would be no better.
 _NOT_THE_BROKERS = (ConfigurationError, EncodeError, SoftTimeLimitExceeded)

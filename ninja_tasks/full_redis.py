@@ -23,7 +23,7 @@ from kombu import Connection
 from kombu.utils.json import dumps
 from redis.exceptions import ResponseError
 
-from .delivery.redis_errors import is_refused, reason_of
+from .redis_errors import is_refused, reason_of
 
 __all__ = ["although_full", "patient"]
 
@@ -88,7 +88,7 @@ class _Patient:
         except ResponseError as error:
             if not is_refused(error):
                 raise
-            logger.warning("a binding was not declared: %s", reason_of(error))
+            logger.debug("a binding was not declared: %s", reason_of(error))
 
     def maybe_refresh_binding_expiry(self: Any) -> None:
         try:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import redis
 from redis.exceptions import NoScriptError, ResponseError
 
-from .redis_errors import UnsettledError, can_pass, reason_of
+from ..redis_errors import UnsettledError, can_pass, reason_of
 from .scripts import text_of
 
 __all__ = ["Line", "LineConnections", "Question", "Script"]

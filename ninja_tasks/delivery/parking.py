@@ -24,8 +24,8 @@ from celery import Celery
 
 from ..errors import PublishError
 from ..message import Message, publish_batch
+from ..redis_errors import reason_of
 from .documents import UnreadableDocument, as_stored, fields_of, read_object
-from .redis_errors import reason_of
 from .scripts import registered
 from .state import Keys
 

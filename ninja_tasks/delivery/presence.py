@@ -16,7 +16,7 @@ from typing import Any
 
 import redis
 
-from .redis_errors import reason_of
+from ..redis_errors import reason_of
 from .scripts import registered
 from .state import Keys
 

@@ -22,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..config import Settings
-from .redis_errors import can_pass, dropping, reason_of
+from ..redis_errors import can_pass, dropping, reason_of
 from .stopping import is_stopping
 
 __all__ = [

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from .redis_errors import can_pass, reason_of
+from ..redis_errors import can_pass, reason_of
 
 __all__ = ["Unstored"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..delivery.redis_errors import WrongServerError, reason_of
 from ..delivery.state import Keys
+from ..redis_errors import WrongServerError, reason_of
 from .finding import FAULT, WARNING, Finding
 
 __all__ = ["judge_cluster_broker", "judge_cluster_state"]

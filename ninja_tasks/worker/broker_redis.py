@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from ..delivery.redis_errors import dropping
+from ..redis_errors import dropping
 from .held import HeldGoals
 
 __all__ = ["held_goals_of"]

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 from celery.concurrency.solo import TaskPool as SoloPool
 
 from ..delivery.limiter import Limiter
-from ..delivery.redis_errors import reason_of
 from ..delivery.slots import Slot, Slots, slot_was_used
+from ..redis_errors import reason_of
 
 __all__ = ["Lane", "PoolLane", "Room", "Turn", "decoded"]
 

@@ -26,9 +26,9 @@ from ..config import settings_of
 from ..dead_letters.malformed import id_of, malformed_letter, set_aside
 from ..dead_letters.report import Reporter
 from ..dead_letters.store import DeadLetterStore
-from ..delivery.redis_errors import reason_of
 from ..delivery.state import Keys, shared_client
 from ..message import goal_queue
+from ..redis_errors import reason_of
 
 __all__ = ["Malformed"]
 

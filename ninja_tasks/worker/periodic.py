@@ -16,8 +16,8 @@ import redis
 from celery import bootsteps
 
 from ..config import Settings, settings_of
-from ..delivery.redis_errors import reason_of
 from ..delivery.state import shared_client
+from ..redis_errors import reason_of
 
 __all__ = ["PeriodicStep"]
 

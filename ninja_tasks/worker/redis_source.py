@@ -31,8 +31,8 @@ from typing import Any, Protocol
 
 import redis
 
-from ..delivery.redis_errors import is_refused, reason_of
 from ..delivery.state import Keys, check_writes
+from ..redis_errors import is_refused, reason_of
 from .held import LEASE_SECONDS, HeldGoals
 from .lane import Room
 from .taken import Message

@@ -33,9 +33,9 @@ from ..delivery.documents import UnreadableDocument
 from ..delivery.gate import Decision, Gate
 from ..delivery.gate import Intake as IntakeState
 from ..delivery.parking import Parking
-from ..delivery.redis_errors import reason_of
 from ..delivery.state import Keys, check_writes
 from ..full_redis import although_full
+from ..redis_errors import reason_of
 from .periodic import PeriodicStep
 
 __all__ = ["Intake", "Mover", "Reporter"]

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from ninja_tasks.delivery.line import Line, LineConnections, Question, Script
-from ninja_tasks.delivery.redis_errors import UnsettledError
+from ninja_tasks.redis_errors import UnsettledError
 from ninja_tasks.testing import EmbeddedServer, embedded_server
 
 COUNT = "return redis.call('INCR', KEYS[1])"

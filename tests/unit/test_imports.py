@@ -22,7 +22,10 @@ FLOORS = {
     "errors": 0,
     "config": 0,
     "goals": 0,
+    "redis_errors": 0,
+    "tested": 0,
     "broker": 1,
+    "full_redis": 1,
     "delivery_ids": 1,
     "schemas": 1,
     "validation": 1,
@@ -43,9 +46,10 @@ FLOORS = {
 
 #: ``install`` is a public name, loaded on first use; a setting that is wrong is one of the errors,
 #: and some settings are addresses; what is not plainly a goal is looked at by the schema; a message
-#: goes by the way to the broker.
+#: goes by the way to the broker, which may be a full Redis.
 ALLOWED_ON_ONE_FLOOR = {
     ("__init__", "celery"),
+    ("broker", "full_redis"),
     ("config", "addresses"),
     ("config", "errors"),
     ("message", "broker"),

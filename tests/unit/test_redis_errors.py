@@ -15,7 +15,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from ninja_tasks.delivery.redis_errors import can_pass, is_refused, reason_of
+from ninja_tasks.redis_errors import can_pass, is_refused, reason_of
 
 GOAL = '{"CustomerId":"2eccd743","Ip":"192.0.2.7"}'
 IN_A_PIPELINE = f"Command # 1 (HSET ninja:dead one {GOAL}) of pipeline caused error: "
