@@ -13,6 +13,7 @@ import gc
 import importlib
 import importlib.util
 import logging
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -49,6 +50,9 @@ _OWN_DEFAULTS = {
     "broker_channel_error_retry": True,
     "worker_cancel_long_running_tasks_on_connection_loss": False,
 }
+#: The pool that serves goals best, unless the command line names one: Celery cannot tell a pool
+#: that a person chose from its own default.
+_OWN_POOL = {"worker_pool": "threads", "worker_concurrency": 32}
 _ROUTE = {TASK_NAME: {"queue": QUEUE_NAME}}
 
 #: Named, not imported: only a worker needs them.
@@ -95,7 +99,7 @@ def install(app: Celery) -> Celery:
 
 def _configure(sender: Celery, source: Any, **signal: Any) -> None:
     """Add the route to an application's configuration, and to our own its defaults, once."""
-    defaults = _OWN_DEFAULTS if sender.main == __package__ else _NO_DEFAULTS
+    defaults = _own_defaults() if sender.main == __package__ else _NO_DEFAULTS
     if not any(one is defaults for one in source.maps):
         # Celery's add_defaults would put these above the settings of a configuration module.
         source.maps.insert(-1, defaults)
@@ -106,6 +110,12 @@ def _configure(sender: Celery, source: Any, **signal: Any) -> None:
     if _ROUTE not in routes:
         source.task_routes = (_ROUTE, *routes)
         _forget_routes(sender)
+
+
+@cache
+def _own_defaults() -> dict[str, Any]:
+    names_pool = any(word.startswith(("-P", "--pool")) for word in sys.argv)
+    return _OWN_DEFAULTS if names_pool else {**_OWN_DEFAULTS, **_OWN_POOL}
 
 
 def _forget_routes(app: Celery) -> None:

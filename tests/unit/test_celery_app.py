@@ -302,3 +302,43 @@ for install_first in (True, False):
 """
     line = "20 2 {'shop.*': {'queue': 'shop'}} ninja_tasks\n"
     assert run(code, tmp_path, DJANGO_SETTINGS_MODULE="shop_settings") == line * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "pool", "slots"),
+    [
+        ((), "thread", 32),
+        (("-c", "3"), "thread", 3),
+        (("-P", "prefork", "-c", "2"), "prefork", 2),
+        (("--pool=solo",), "solo", None),
+        (("-Psolo",), "solo", None),
+        (("--pool", "prefork"), "prefork", None),
+    ],
+)
+def test_the_own_worker_has_threads_unless_it_is_told_otherwise(
+    tmp_path: Path, words: tuple[str, ...], pool: str, slots: int | None
+) -> None:
+    code = f"""
+import os, sys
+sys.argv = ["celery", "-A", "ninja_tasks", "worker", *{words!r}]
+from celery.signals import celeryd_after_setup
+
+@celeryd_after_setup.connect
+def look(instance, **signal):
+    print("found", instance.pool_cls.__module__, instance.concurrency, flush=True)
+    os._exit(0)
+
+from celery.__main__ import main
+main()
+"""
+    told = run(code, tmp_path, CELERY_BROKER_URL="redis://127.0.0.1:1/0").partition("found ")[2]
+    found, number = told.split()[:2]
+    assert found == f"celery.concurrency.{pool}"
+    assert slots in (None, int(number))
+    assert slots is not None or int(number) != 32
+
+
+def test_a_celeryconfig_names_the_pool_of_the_own_worker(tmp_path: Path) -> None:
+    tmp_path.joinpath("celeryconfig.py").write_text('worker_pool = "solo"\n')
+    code = "from ninja_tasks.celery import app; print(app.conf.worker_pool)"
+    assert run(code, tmp_path) == "solo\n"
