@@ -20,19 +20,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu import Connection, Producer, Queue
 from kombu.common import maybe_declare
-from kombu.exceptions import BatchPublishError, EncodeError, OperationalError
+from kombu.exceptions import EncodeError, KombuError
 
 from .config import publish_timeout_seconds
 from .errors import ConfigurationError, PublishError, told_by
 
 __all__ = ["publish_confirmed"]
+
+
+class _Goal(Protocol):
+    @property
+    def delivery_id(self) -> str: ...
+
+
+G = TypeVar("G", bound=_Goal)
 
 #: Goals that a broker, which answers, may take ``publish_timeout_seconds`` for.
 _GOALS_IN_TIME = 100
@@ -46,11 +54,11 @@ _NOT_THE_BROKERS = (ConfigurationError, EncodeError, SoftTimeLimitExceeded)
 def publish_confirmed(
     app: Celery,
     queue: Queue,
-    send: Callable[[Producer, float], None],
-    delivery_ids: Sequence[str],
+    send: Callable[[Producer, Queue, G, float], object],
+    goals: Sequence[G],
     sent: Sequence[str] = (),
 ) -> None:
-    """Let ``send`` publish, and return when the broker has confirmed all of it.
+    """Let ``send`` publish the goals, and return when the broker has confirmed all of them.
 
     What fails is sent again as a whole over another connection, as often as the application's
     ``task_publish_retry_policy`` allows and as long as there is time. The broker may be silent for
@@ -60,9 +68,9 @@ def publish_confirmed(
     Args:
         app: the Celery application.
         queue: is declared on each new connection.
-        send: publishes by a producer that it is given; the number is how many seconds one write
-            may take. It is called again for each try.
-        delivery_ids: of the goals that it publishes, for the exception.
+        send: publishes one goal by the producer and to the queue that it is given; the number is
+            how many seconds the write may take. It is called again for each try.
+        goals: their delivery ids are named by the exception.
         sent: delivery ids of earlier batches, for the exception.
 
     Raises:
@@ -70,16 +78,14 @@ def publish_confirmed(
         ConfigurationError: if the broker's address cannot be used.
     """
     connections = _connections_of(app)
-    patience = _Patience(connections.timeout_seconds, len(delivery_ids))
+    patience = _Patience(connections.timeout_seconds, len(goals))
     pauses = _pauses(app)
     while True:
         used_before = False
         try:
             with connections.one(app, queue, patience) as link:
                 used_before = link.used_before
-                with patience.not_lost_by_computing():
-                    send(link.producer, link.share_of(patience))
-                link.wait_for_confirmations(patience)
+                link.publish(queue, send, goals, patience)
             return
         except _NOT_THE_BROKERS:
             raise
@@ -87,11 +93,11 @@ def publish_confirmed(
             # A connection that was idle may have been lost long ago: that is no try.
             pause = 0.0 if used_before else next(pauses, None)
             if pause is None or pause >= patience.seconds:
-                what = "the goal" if len(delivery_ids) == 1 else f"{len(delivery_ids)} goals"
+                what = "the goal" if len(goals) == 1 else f"{len(goals)} goals"
                 raise PublishError(
                     f"the broker did not confirm {what}: {_reason(error)}",
                     delivery_ids=sent,
-                    uncertain_ids=delivery_ids,
+                    uncertain_ids=[one.delivery_id for one in goals],
                 ) from error
         time.sleep(pause)
 
@@ -223,18 +229,38 @@ class _Link:
         # A connection that was idle may be dead: then there must be time for another one.
         return 0.5 if self.used_before else 1.0
 
-    def share_of(self, patience: _Patience) -> float:
-        """Return for how many seconds the broker may be silent on this connection."""
-        return patience.seconds * self._share
+    def publish(
+        self,
+        queue: Queue,
+        send: Callable[[Producer, Queue, G, float], object],
+        goals: Sequence[G],
+        patience: _Patience,
+    ) -> None:
+        """Publish goals, and return when the broker has confirmed all of them.
 
-    def wait_for_confirmations(self, patience: _Patience) -> None:
-        """Wait until the broker has confirmed everything.
+        Redis gets them in one pipeline, or one by one where kombu has none, as before version 5.7.
 
         Raises:
             TimeoutError: if it does not in time.
         """
+        # Bound once, or Celery would bind a copy of it for each goal.
+        bound = queue.bind(self.producer.channel)
+        seconds = patience.seconds * self._share
         if self.confirmations is not None:
+            with patience.not_lost_by_computing():
+                for one in goals:
+                    send(self.producer, bound, one, seconds)
             self.confirmations.wait(patience, self._share)
+        elif len(goals) > 1 and getattr(self.producer, "supports_batch_publish", False):
+            with patience.not_lost_by_computing(), self.producer.batch(max_size=len(goals)):
+                for one in goals:
+                    send(self.producer, bound, one, seconds)
+        else:
+            for one in goals:
+                if not patience.seconds:
+                    raise TimeoutError("no more time for the rest of them")
+                send(self.producer, bound, one, seconds)
+                patience.heard()
 
     def close(self) -> None:
         """Close it without a word to the broker, which may not answer."""
@@ -433,6 +459,6 @@ def _pauses(app: Celery) -> Iterator[float]:
 
 def _reason(error: BaseException) -> str:
     """Return what an exception says, without a message's content."""
-    if isinstance(error, BatchPublishError | OperationalError) and error.__cause__ is not None:
+    if isinstance(error, KombuError) and error.__cause__ is not None:
         error = error.__cause__
     return _NO_CODE.sub("", told_by(error))

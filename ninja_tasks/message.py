@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -122,16 +123,11 @@ def publish(app: Celery, message: Message) -> None:
             :func:`~ninja_tasks.broker.publish_confirmed` allows.
         ConfigurationError: if the broker's address cannot be used.
     """
-    queue = goal_queue(app)
-
-    def send(producer: Producer, seconds: float) -> None:
-        _send(app, message, queue, producer, seconds)
-
-    publish_confirmed(app, queue, send, [message.delivery_id])
+    publish_confirmed(app, goal_queue(app), partial(_send, app), [message])
 
 
 def publish_batch(app: Celery, messages: Sequence[Message], sent: Sequence[str] = ()) -> None:
-    """Send messages in one pipeline.
+    """Send messages: in one pipeline, where kombu has that for the broker, else one by one.
 
     A batch that the broker did not confirm is sent again as a whole, with the same ids.
 
@@ -144,18 +140,8 @@ def publish_batch(app: Celery, messages: Sequence[Message], sent: Sequence[str] 
         PublishError: as :func:`publish`, for the whole batch.
         ConfigurationError: if the broker's address cannot be used.
     """
-    if not messages:
-        return
-    declared = goal_queue(app)
-
-    def send(producer: Producer, seconds: float) -> None:
-        with producer.batch(max_size=len(messages)):
-            # Bound once, or Celery would bind a copy of it for each message.
-            queue = declared.bind(producer.channel)
-            for message in messages:
-                _send(app, message, queue, producer, seconds)
-
-    publish_confirmed(app, declared, send, [one.delivery_id for one in messages], sent)
+    if messages:
+        publish_confirmed(app, goal_queue(app), partial(_send, app), messages, sent)
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -165,7 +151,7 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _send(app: Celery, message: Message, queue: Queue, producer: Producer, seconds: float) -> None:
+def _send(app: Celery, producer: Producer, queue: Queue, message: Message, seconds: float) -> None:
     app.send_task(
         TASK_NAME,
         args=(message.body,),
