@@ -24,28 +24,17 @@ _BATCH = 500
 _TIMES = ("created_on", WIRE_NAMES["created_on"])
 
 
-def _no_name_twice(
-    ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, str], ...]
-) -> tuple[tuple[str, str], ...]:
-    names = [name for name, _text in value]
-    if len(set(names)) < len(names):
-        raise click.BadParameter("gives one name twice: a parameter has one value")
-    return value
-
-
-class Parameter(click.ParamType[tuple[str, str]]):
-    """``NAME=VALUE`` on the command line."""
-
-    name = "NAME=VALUE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        """Split at the first equals sign."""
-        name, equals, text = str(value).partition("=")
+def _by_name(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Split each ``NAME=VALUE`` at its first equals sign."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
         if not equals:
-            self.fail("must be NAME=VALUE", param, ctx)
-        return name, text
+            raise click.BadParameter("must be NAME=VALUE")
+        if name in found:
+            raise click.BadParameter("gives one name twice: a parameter has one value")
+        found[name] = text
+    return found
 
 
 @click.command()
@@ -59,17 +48,17 @@ class Parameter(click.ParamType[tuple[str, str]]):
 @click.option(
     "--user-param",
     "user_params",
-    type=Parameter(),
+    metavar="NAME=VALUE",
     multiple=True,
-    callback=_no_name_twice,
+    callback=_by_name,
     help="A parameter that stays with the client; may be repeated.",
 )
 @click.option(
     "--page-param",
     "page_params",
-    type=Parameter(),
+    metavar="NAME=VALUE",
     multiple=True,
-    callback=_no_name_twice,
+    callback=_by_name,
     help="A parameter of this event; may be repeated.",
 )
 @click.option("--revenue", help="Full price, a plain number.")
@@ -94,8 +83,7 @@ def enqueue(ctx: click.Context, /, *, dry_run: bool, as_json: bool, **flags: Any
         ninja-tasks enqueue --goal-id GUID --customer-id GUID --revenue 12350 --key order-17
         ninja-tasks enqueue --dry-run < goals.jsonl
     """
-    given = {name: value for name, value in flags.items() if value not in (None, ())}
-    given |= {name: dict(given[name]) for name in ("user_params", "page_params") if name in given}
+    given = {name: value for name, value in flags.items() if value not in (None, {})}
     if not given and sys.stdin.isatty():
         raise click.UsageError("give --goal-id and --customer-id, or JSON lines on standard input")
     goals: Iterable[Any] = [json.dumps(given)] if given else sys.stdin

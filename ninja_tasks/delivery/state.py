@@ -160,7 +160,10 @@ def connect(settings: Settings, *, retries: int = 1) -> redis.Redis:
         retry=Retry(NoBackoff(), retries, (redis.ConnectionError,)),
         **({} if scheme == "unix" else over_tcp),
     )
-    return redis.Redis.from_pool(pool)
+    client = redis.Redis(connection_pool=pool)
+    # Nobody else has the pool, so it is closed with the client.
+    client.auto_close_connection_pool = True
+    return client
 
 
 @cache
