@@ -6,13 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
+# Versions of Celery, each with the other libraries of its time.
+PAIRS ?= 5.4 5.5 5.6 5.7
 # Most tests wait for servers and workers, so that a processor can run more than one of them.
 AT_ONCE := -n $(or $(JOBS),3) --dist loadfile
 USABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c '$(USABLE)' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: help demo test stress soak bench rabbitmq clusters unit oldest lint format clean
+.PHONY: help demo test stress soak bench rabbitmq clusters unit matrix pair lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,8 +43,17 @@ clusters: $(VENV)/dev ## kill and stop nodes of a RabbitMQ cluster on this machi
 unit: $(VENV)/dev ## run the tests that need no server
 	$(BIN)/python -m pytest tests/unit $(AT_ONCE)
 
-oldest: ## run the unit tests with the oldest libraries that are allowed
-	$(MAKE) unit VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+matrix: ## run unit and delivery tests with Celery 5.4 to 5.7, each in an environment of its own
+	@rm -rf .matrix && mkdir .matrix
+	@failed=0; for pair in $(PAIRS); do \
+		$(MAKE) --no-print-directory pair VENV=.venv-matrix-$$pair PAIR=$$pair \
+			CONSTRAINTS=constraints-matrix/celery-$$pair.txt || failed=1; \
+	done; \
+	cat .matrix/* | awk 'NR < 3 || (!/^\| celery/ && !/^\| ---/)'; exit $$failed
+
+pair: $(VENV)/dev
+	@echo "== Celery $(PAIR)"
+	NINJA_MATRIX_ROW=.matrix/$(PAIR) $(BIN)/python -m pytest tests/unit tests/matrix
 
 lint: $(VENV)/dev ## check style and types
 	$(BIN)/ruff check .
@@ -54,7 +65,8 @@ format: $(VENV)/dev ## mend the style
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) $(VENV)-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .bench
+	rm -rf $(VENV) $(VENV)-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.bench .matrix
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 with venv is needed: install one" \
@@ -62,12 +74,12 @@ $(VENV)/bin/python:
 	@echo "Making a virtual environment in $(VENV) with $(PYTHON) ..."
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/demo: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+$(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt $(CONSTRAINTS)
 	@echo "Installing ninja-tasks with an embedded Valkey ..."
 	@$(INSTALL) -e '.[demo]'
 	@touch $@
 
-$(VENV)/dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+$(VENV)/dev: $(VENV)/bin/python pyproject.toml constraints.txt $(CONSTRAINTS)
 	@echo "Installing ninja-tasks with all that its development needs ..."
 	@$(INSTALL) -e '.[dev,demo]'
 	@touch $@

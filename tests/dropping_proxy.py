@@ -39,6 +39,7 @@ class DroppingProxy(threading.Thread):
         self._ended = threading.Event()
         #: Bytes at which a connection is cut, instead of being passed on.
         self.cuts_at: bytes | None = None
+        self.has_cut = threading.Event()
 
     def __enter__(self) -> Self:
         self.start()
@@ -101,6 +102,7 @@ class DroppingProxy(threading.Thread):
             data = source.recv(65536)
             if self.cuts_at is not None and self.cuts_at in data:
                 data = b""
+                self.has_cut.set()
             if data and not (self._swallows.is_set() and source in self._targets):
                 self._peers[source].sendall(data)
         except OSError:

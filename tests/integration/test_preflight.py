@@ -706,7 +706,7 @@ def test_the_table_says_what_was_found_and_how_to_mend_it(app: Celery, client: r
     assert done.exit_code == 0
     for text in ("broker.persistence", "append-only file", "set appendonly yes", "broker.clock"):
         assert text in done.stdout
-    assert re.search(r"faults: 0; warnings: 2; ok: \d+", done.stderr)
+    assert re.search(r"faults: 0; warnings: 2; ok: \d+", done.output)
     assert SECRET not in done.output
 
 
@@ -732,7 +732,7 @@ def test_a_broken_setting_exits_with_2(app: Celery) -> None:
         preflight(app)
     done = check(app)
     assert done.exit_code == 2
-    assert "ninja_max_attempts must be a whole number" in done.stderr
+    assert "ninja_max_attempts must be a whole number" in done.output
 
 
 # Secrets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ import pytest
 import redis
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
+from dropping_proxy import DroppingProxy
+from kombu import Producer
 from stack import clean_environment, free_port, in_a_child, wait_until
 from unit.bad_goals import GOAL_ID, GOOD
 
@@ -46,6 +49,14 @@ def one(app: Celery) -> None:
 
 def many(app: Celery) -> None:
     enqueue_goals([{**GOOD, "key": "1"}], app=app)
+
+
+def ids_of(count: int) -> list[str]:
+    return [delivery_id_for(GOAL_ID, str(number)) for number in range(count)]
+
+
+def goals(count: int) -> list[dict[str, Any]]:
+    return [{**GOOD, "key": str(number)} for number in range(count)]
 
 
 WAYS = pytest.mark.parametrize("enqueue", [one, many])
@@ -316,17 +327,108 @@ def test_an_address_that_cannot_be_used_says_what_to_correct(
 def test_a_call_with_several_batches_names_what_was_sent_before(server: EmbeddedServer) -> None:
     app = application(server.url)
 
-    def goals() -> Iterator[dict[str, Any]]:
+    def goals_until_it_is_down() -> Iterator[dict[str, Any]]:
         for number in range(6):
             if number == 4:
                 server.stop()
             yield {**GOOD, "key": str(number)}
 
     with pytest.raises(PublishError) as caught:
-        enqueue_goals(goals(), app=app, batch_size=2)
-    ids = [delivery_id_for(GOAL_ID, str(number)) for number in range(6)]
-    assert list(caught.value.delivery_ids) == ids[:4]
-    assert list(caught.value.uncertain_ids) == ids[4:]
+        enqueue_goals(goals_until_it_is_down(), app=app, batch_size=2)
+    assert list(caught.value.delivery_ids) == ids_of(6)[:4]
+    assert list(caught.value.uncertain_ids) == ids_of(6)[4:]
+
+
+@pytest.fixture(params=["one by one", *(["in batches"] if hasattr(Producer, "batch") else [])])
+def way_of_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How kombu publishes many goals; before version 5.7 it knows no batches."""
+    if request.param == "one by one":
+        monkeypatch.setattr(Producer, "supports_batch_publish", False, raising=False)
+    way: str = request.param
+    return way
+
+
+@pytest.mark.usefixtures("way_of_many")
+def test_many_goals_to_a_redis_that_falls_silent_are_all_uncertain_and_in_time(
+    server: EmbeddedServer,
+) -> None:
+    with DroppingProxy(server.port) as proxy:
+        app = application(f"redis://127.0.0.1:{proxy.port}/0")
+        one(app)
+        proxy.swallow_answers()
+        began = time.monotonic()
+        with pytest.raises(PublishError) as caught:
+            enqueue_goals(goals(300), app=app)
+        assert time.monotonic() - began < TIMEOUT_SECONDS + PATIENCE_SECONDS
+    assert list(caught.value.uncertain_ids) == ids_of(300)
+
+
+def test_a_batch_whose_connection_is_lost_is_sent_again_as_a_whole_with_the_same_ids(
+    server: EmbeddedServer, way_of_many: str
+) -> None:
+    with DroppingProxy(server.port) as proxy, ThreadPoolExecutor(1) as pool:
+        app = application(
+            f"redis://127.0.0.1:{proxy.port}/0",
+            task_publish_retry_policy={"max_retries": 3, "interval_start": 0.3},
+        )
+        proxy.cuts_at = ids_of(30)[20].encode()
+        publishing = pool.submit(enqueue_goals, goals(30), app=app)
+        assert proxy.has_cut.wait(10)
+        proxy.cuts_at = None
+        assert list(publishing.result().delivery_ids) == ids_of(30)
+    found = queued_ids(server)
+    first_try, second_try = found[:-30], found[-30:]
+    assert second_try == ids_of(30)
+    assert first_try == ids_of(len(first_try))
+    # Of a pipeline any part may have arrived.
+    assert len(first_try) == 20 or (way_of_many == "in batches" and len(first_try) < 20)
+
+
+class SlowProxy(DroppingProxy):
+    """Keeps whatever passes waiting for some seconds."""
+
+    seconds = 0.0
+
+    def _pass_on(self, source: socket.socket) -> None:
+        time.sleep(self.seconds)
+        super()._pass_on(source)
+
+
+def test_goals_one_by_one_to_a_redis_that_answers_slowly_end_in_time(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Producer, "supports_batch_publish", False, raising=False)
+    with SlowProxy(server.port) as proxy:
+        app = application(f"redis://127.0.0.1:{proxy.port}/0")
+        one(app)
+        proxy.seconds = 0.05
+        began = time.monotonic()
+        with pytest.raises(PublishError, match="no more time") as caught:
+            enqueue_goals(goals(100), app=app)
+        assert time.monotonic() - began < TIMEOUT_SECONDS + PATIENCE_SECONDS
+    assert list(caught.value.uncertain_ids) == ids_of(100)
+    assert 1 < queued(server) < 100
+
+
+def test_goals_one_by_one_take_longer_than_the_broker_may_be_silent(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Producer, "supports_batch_publish", False, raising=False)
+    with SlowProxy(server.port) as proxy:
+        app = application(f"redis://127.0.0.1:{proxy.port}/0")
+        one(app)
+        proxy.seconds = 0.001
+        began = time.monotonic()
+        enqueue_goals(goals(1000), app=app, batch_size=1000)
+        assert time.monotonic() - began > TIMEOUT_SECONDS
+    assert queued(server) == 1001
+
+
+def queued_ids(server: EmbeddedServer) -> list[str]:
+    """Return the ids on the queue, the first that was sent first."""
+    with redis.Redis.from_url(server.url) as client:
+        messages = [json.loads(one) for one in client.lrange("ninja_tasks", 0, -1)]
+    return [message["headers"]["id"] for message in reversed(messages)]
 
 
 def test_the_applications_own_producers_are_not_touched(server: EmbeddedServer) -> None:
