@@ -96,8 +96,10 @@ def bind(pool: Any, exchange: Exchange) -> None:
     dials_itself = kind._new_conn is HTTPConnection._new_conn
     bases = (_Bounded, _Dialling, kind) if dials_itself else (_Bounded, kind)
     pool.ConnectionCls = type("Connection", bases, {"exchange": exchange, "names": _Names()})
-    # A proxy that speaks TLS needs the files for a context of its own.
-    if pool.scheme == "https" and not (pool.proxy and pool.proxy.scheme == "https"):
+    # A proxy that speaks TLS needs the files for a context of its own. Without files the pool has a
+    # context, which some versions of requests load once for the whole process.
+    has_files = pool.scheme == "https" and (pool.ca_certs or pool.ca_cert_dir)
+    if has_files and not (pool.proxy and pool.proxy.scheme == "https"):
         context = create_urllib3_context()
         context.load_verify_locations(pool.ca_certs, pool.ca_cert_dir)
         pool.conn_kw["ssl_context"] = context
