@@ -30,6 +30,7 @@ _COLUMNS = {
     "test_a_killed_worker_loses_no_goal[threads]": "kill -9, threads",
     "test_a_killed_worker_loses_no_goal[solo]": "kill -9, solo",
 }
+_OTHERS = ("tests/unit/", "tests/integration/")
 _ENDED = ("passed", "failed", "error")
 #: Name of the property by which a test hands over its cell.
 _CELL = "cell"
@@ -49,7 +50,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     row = {title: version(name) for name, title in _PACKAGES.items()}
     row["Python"] = platform.python_version()
     reports = [one for kind in _ENDED for one in terminalreporter.stats.get(kind, [])]
-    row["unit tests"] = _units(one for one in reports if one.nodeid.startswith("tests/unit/"))
+    row["unit, integration"] = _counted(one for one in reports if one.nodeid.startswith(_OTHERS))
     row |= dict.fromkeys(_COLUMNS.values(), "not run")
     for report in reports:
         if (column := _COLUMNS.get(report.nodeid.rpartition("::")[2])) is not None:
@@ -63,7 +64,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         Path(path).write_text("\n".join([*table, ""]))
 
 
-def _units(reports: Iterable[Any]) -> str:
+def _counted(reports: Iterable[Any]) -> str:
     passed = [report.passed for report in reports]
     if not passed:
         return "not run"
