@@ -43,7 +43,7 @@ clusters: $(VENV)/dev ## kill and stop nodes of a RabbitMQ cluster on this machi
 unit: $(VENV)/dev ## run the tests that need no server
 	$(BIN)/python -m pytest tests/unit $(AT_ONCE)
 
-matrix: ## run unit, integration and delivery tests with Celery 5.4 to 5.7: 20 minutes; PAIRS=5.4: the oldest
+matrix: ## run unit, integration and delivery tests with Celery 5.4 to 5.7: a quarter of an hour; PAIRS=5.4: the oldest
 	@rm -rf .matrix && mkdir .matrix
 	@failed=0; for pair in $(PAIRS); do \
 		$(MAKE) --no-print-directory pair VENV=.venv-matrix-$$pair PAIR=$$pair \
