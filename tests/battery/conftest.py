@@ -1,0 +1,71 @@
+"""Shops for the battery: a running pair for the scenes that can share it, and fresh ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rabbitmq_node import Node, is_installed, rabbitmq_node
+
+from battery.brokers import Broker, rabbitmq_broker, redis_broker
+from battery.rig import Pair, Place, Shop, a_shop
+
+_numbers = count()
+
+
+class Opener:
+    """Opens shops, each in a directory and on a broker of its own, until the end of a test."""
+
+    def __init__(self, directory: Path, node: Callable[[], Node], stack: ExitStack) -> None:
+        self._directory = directory
+        self._node = node
+        self._stack = stack
+
+    def shop(self, place: Place, *, installs: bool = True, **options: Any) -> Shop:
+        directory = self._directory / f"shop{next(_numbers)}"
+        return self._stack.enter_context(
+            a_shop(directory, self._broker(place), installs=installs, **options)
+        )
+
+    def pair(self, place: Place, **options: Any) -> Pair:
+        return Pair(
+            self.shop(place, installs=False, **options), self.shop(place, installs=True, **options)
+        )
+
+    def _broker(self, place: Place) -> Broker:
+        if place.broker == "redis":
+            return self._stack.enter_context(redis_broker())
+        return self._stack.enter_context(rabbitmq_broker(self._node()))
+
+
+@pytest.fixture(scope="session")
+def _node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    if not is_installed():
+        pytest.fail("RabbitMQ is needed: apt-get install rabbitmq-server")
+    with rabbitmq_node(tmp_path_factory.mktemp("rabbitmq")) as node:
+        yield node
+
+
+@pytest.fixture
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Open shops without a worker yet."""
+    with ExitStack() as stack:
+        yield Opener(tmp_path, lambda: request.getfixturevalue("_node"), stack)
+
+
+@pytest.fixture(scope="session")
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, place: Place
+) -> Iterator[Pair]:
+    """A pair with a worker each, which the tests of a place share."""
+    with ExitStack() as stack:
+        opener = Opener(
+            tmp_path_factory.mktemp("running"), lambda: request.getfixturevalue("_node"), stack
+        )
+        pair = opener.pair(place)
+        pair.start(place.pool)
+        yield pair

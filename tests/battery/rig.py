@@ -1,0 +1,321 @@
+"""Shops on their brokers, two at a time: one as it always was, and one with ``install``."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import redis
+from celery import Celery
+from celery.result import AsyncResult
+from fleet import IN_FULL
+from stack import Worker, clean_environment, free_port, wait_until
+
+from battery.brokers import Broker
+from battery.shop import BEGUN, ENDED, make_shop
+from ninja_tasks import enqueue_goals
+from ninja_tasks.testing import embedded_server
+
+__all__ = ["POOLS", "Latency", "Pair", "Place", "Shop", "a_shop", "interleaved", "places", "sampled"]
+
+POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
+#: What continuous integration has the time for; ``make battery`` runs all.
+_LEAN = (("redis", "prefork"), ("redis", "threads"), ("rabbitmq", "prefork"))
+_FULL = tuple((broker, pool) for broker in ("redis", "rabbitmq") for pool in POOLS)
+
+_TESTS = Path(__file__).parent.parent
+_GOAL_ID = "299837db-9b51-45a4-996b-844d3fd05bbd"
+_RESULT_SECONDS = 30.0
+
+
+class Place(NamedTuple):
+    """Where a scene is played."""
+
+    broker: str
+    pool: str
+
+
+def places(
+    *,
+    brokers: Sequence[str] = ("redis", "rabbitmq"),
+    pools: Sequence[str] = POOLS,
+    always: Sequence[tuple[str, str]] = (),
+) -> Any:
+    """Parametrize a test by the places that are meant and that this run has the time for.
+
+    Args:
+        always: places that are meant in any run.
+    """
+    chosen = dict.fromkeys([*(_FULL if IN_FULL else _LEAN), *always])
+    meant = [Place(*one) for one in chosen if one[0] in brokers and one[1] in pools]
+    return pytest.mark.parametrize("place", meant, ids="-".join, scope="session")
+
+
+class Shop:
+    """One application: its broker, its own Redis for results and records, and its workers.
+
+    Args:
+        settings: of the application, for Celery.
+        takes_events: whether its workers have a step of their own that takes raw messages.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        broker: Broker,
+        redis_port: int,
+        *,
+        installs: bool,
+        settings: dict[str, Any],
+        takes_events: bool,
+    ) -> None:
+        self.installs = installs
+        self.broker = broker
+        self._directory = directory
+        self._settings = settings
+        base = f"redis://127.0.0.1:{redis_port}"
+        self._records = redis.Redis.from_url(f"{base}/0", decode_responses=True)
+        self.app = make_shop(broker.url, f"{base}/1", installs=installs, settings=settings)
+        self.environment = clean_environment(
+            PYTHONPATH=os.pathsep.join([str(_TESTS), os.environ.get("PYTHONPATH", "")]),
+            SHOP_BROKER=broker.url,
+            SHOP_RESULTS=f"{base}/1",
+            SHOP_RECORDS=f"{base}/0",
+            SHOP_SETTINGS=json.dumps(settings),
+            SHOP_INSTALLS="yes" if installs else "no",
+            SHOP_TAKES_EVENTS="yes" if takes_events else "no",
+            # So that an eventlet worker writes no page about its future.
+            PYTHONWARNINGS="ignore",
+        )
+        self.workers: list[Worker] = []
+
+    def __repr__(self) -> str:
+        return f"<the shop {'with' if self.installs else 'without'} install>"
+
+    def start(
+        self,
+        pool: str,
+        *arguments: str,
+        concurrency: int = 4,
+        installs: bool | None = None,
+    ) -> Worker:
+        """Start a worker.
+
+        Args:
+            installs: ``None`` for what the shop does.
+        """
+        environment = dict(self.environment)
+        if installs is not None:
+            environment["SHOP_INSTALLS"] = "yes" if installs else "no"
+        worker = Worker(
+            self._directory,
+            environment,
+            app="battery.shop",
+            pool=pool,
+            concurrency=concurrency,
+            name=f"worker{len(self.workers)}",
+            arguments=arguments,
+        )
+        self.workers.append(worker)
+        return worker
+
+    def celery(self, *words: str) -> str:
+        """Run one of Celery's own commands on the shop, and return what it writes."""
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", "-A", "battery.shop", *words],
+            cwd=self._directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def task(self, name: str) -> Any:
+        return self.app.tasks[f"shop.{name}"]
+
+    def send(self, name: str, *arguments: Any, **options: Any) -> AsyncResult:
+        return self.task(name).apply_async(arguments, **options)
+
+    def result(self, name: str, *arguments: Any) -> Any:
+        return self.send(name, *arguments).get(timeout=_RESULT_SECONDS)
+
+    def enqueue_goals(self, count: int) -> None:
+        goals = ({"goal_id": _GOAL_ID, "customer_id": uuid.uuid4()} for _ in range(count))
+        enqueue_goals(goals, app=self.app)
+
+    def begun(self) -> list[str]:
+        """Return the keys of all runs, in the order in which they began."""
+        return [row.split()[0] for row in self._records.lrange(BEGUN, 0, -1)]
+
+    def runs(self, prefix: str = "") -> Counter[str]:
+        """Return how often each call has run whose key begins so."""
+        return Counter(key for key in self.begun() if key.startswith(prefix))
+
+    def pid_of(self, key: str) -> int:
+        """Wait until a call runs, and return the process that it runs in."""
+        rows = wait_until(
+            lambda: [one for one in self._records.lrange(BEGUN, 0, -1) if one.split()[0] == key],
+            f"{key} to begin in {self}",
+        )
+        return int(rows[0].split()[1])
+
+    def ended(self, prefix: str = "") -> Counter[str]:
+        rows = self._records.lrange(ENDED, 0, -1)
+        return Counter(key for row in rows if (key := row.split()[0]).startswith(prefix))
+
+    def settle(self, keys: Iterable[str], timeout_seconds: float = 60) -> None:
+        """Wait until all these calls have run, and nothing is left that could run twice."""
+        wanted = set(keys)
+        self._wait(lambda: wanted <= set(self.ended()), f"{wanted} to run", timeout_seconds)
+        self._wait(self.broker.is_empty, "the broker to be empty", timeout_seconds)
+        self._wait(lambda: len(self.ended()) == len(self.runs()), "all to end", timeout_seconds)
+
+    def _wait(self, probe: Callable[[], bool], what: str, timeout_seconds: float) -> None:
+        try:
+            wait_until(probe, f"{what} in {self}", timeout_seconds)
+        except AssertionError as error:
+            logs = "\n".join(worker.log[-3000:] for worker in self.workers)
+            raise AssertionError(f"{error}; ran: {dict(self.runs())}; logs:\n{logs}") from None
+
+    def stats(self) -> dict[str, Any]:
+        """Return what ``celery inspect stats`` shows of the first worker."""
+        inspect = self.app.control.inspect(destination=["worker0@test"], timeout=5)
+        found = wait_until(inspect.stats, f"{self} to answer")
+        return dict(found["worker0@test"])
+
+    def end(self) -> None:
+        for worker in self.workers:
+            worker.end()
+        self._records.close()
+        self.app.backend.client.close()
+        self.app.close()
+
+
+@dataclass
+class Pair:
+    """The shop as it always was, and the same with ``install``.
+
+    Attributes:
+        stock: as it always was.
+        installed: with ``install``.
+    """
+
+    stock: Shop
+    installed: Shop
+
+    def __iter__(self) -> Iterator[Shop]:
+        return iter((self.stock, self.installed))
+
+    def each(self, action: Callable[[Shop], Any]) -> tuple[Any, Any]:
+        """Do the same in both at once, and return both results."""
+        with ThreadPoolExecutor(2) as threads:
+            stock, installed = threads.map(action, self)
+        return stock, installed
+
+    def start(self, pool: str, *arguments: str, concurrency: int = 4, count: int = 1) -> None:
+        """Start workers of both."""
+
+        def start(shop: Shop) -> None:
+            for _ in range(count):
+                shop.start(pool, *arguments, concurrency=concurrency)
+
+        self.each(start)
+
+    def check_runs(self, expected: dict[str, int], prefix: str = "", **patience: float) -> None:
+        """Wait until all have run, and compare how often each did."""
+        self.each(lambda shop: shop.settle(expected, **patience))
+        assert self.stock.runs(prefix) == expected, "the scene fails without install"
+        assert self.installed.runs(prefix) == expected
+
+
+@contextmanager
+def a_shop(
+    directory: Path,
+    broker: Broker,
+    *,
+    installs: bool,
+    settings: dict[str, Any] | None = None,
+    api_url: str = "",
+    state_apart: bool = False,
+    takes_events: bool = False,
+) -> Iterator[Shop]:
+    """Run a shop without a worker yet.
+
+    Args:
+        api_url: of the goals; nothing listens there unless it is given.
+        state_apart: whether the package's state is in another Redis than the broker; on RabbitMQ
+            it always is.
+    """
+    directory.mkdir()
+    with embedded_server() as server, ExitStack() as stack:
+        chosen = {"ninja_api_url": api_url or f"http://127.0.0.1:{free_port()}", **(settings or {})}
+        if state_apart or not broker.url.startswith("redis"):
+            chosen["ninja_redis_url"] = f"redis://127.0.0.1:{server.port}/2"
+        shop = Shop(
+            directory,
+            broker,
+            server.port,
+            installs=installs,
+            settings=chosen,
+            takes_events=takes_events,
+        )
+        stack.callback(shop.end)
+        yield shop
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long calls took, in milliseconds."""
+
+    median: float
+    p90: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Latency:
+        deciles = statistics.quantiles(seconds, n=10)
+        return cls(statistics.median(seconds) * 1000, deciles[8] * 1000)
+
+    def __str__(self) -> str:
+        return f"{self.median:.1f}/{self.p90:.1f} ms"
+
+
+def interleaved(
+    shops: Iterable[Shop], action: Callable[[Shop], object], rounds: int, calls: int = 1
+) -> list[Latency]:
+    """Time the same in several shops, by turns, so that what else the machine does hits all."""
+    took: dict[int, list[float]] = {}
+    turns = list(shops)
+    for shop in turns:
+        action(shop)
+    for _ in range(rounds):
+        for number, shop in enumerate(turns):
+            for _ in range(calls):
+                began = time.perf_counter()
+                action(shop)
+                took.setdefault(number, []).append(time.perf_counter() - began)
+    return [Latency.of(took[number]) for number in range(len(turns))]
+
+
+def sampled(probe: Callable[[], int], seconds: float) -> list[int]:
+    """Look again and again for a while."""
+    found, until = [], time.monotonic() + seconds
+    while time.monotonic() < until:
+        found.append(probe())
+        time.sleep(0.03)
+    return found
