@@ -29,7 +29,17 @@ from battery.shop import BEGUN, ENDED, make_shop
 from ninja_tasks import enqueue_goals
 from ninja_tasks.testing import embedded_server
 
-__all__ = ["POOLS", "Latency", "Pair", "Place", "Shop", "a_shop", "interleaved", "places", "sampled"]
+__all__ = [
+    "POOLS",
+    "Latency",
+    "Pair",
+    "Place",
+    "Shop",
+    "a_shop",
+    "interleaved",
+    "places",
+    "sampled",
+]
 
 POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
 #: What continuous integration has the time for; ``make battery`` runs all.
@@ -88,11 +98,12 @@ class Shop:
         self._settings = settings
         base = f"redis://127.0.0.1:{redis_port}"
         self._records = redis.Redis.from_url(f"{base}/0", decode_responses=True)
-        self.app = make_shop(broker.url, f"{base}/1", installs=installs, settings=settings)
+        self._results = f"{base}/1"
+        self.app = self.publisher()
         self.environment = clean_environment(
             PYTHONPATH=os.pathsep.join([str(_TESTS), os.environ.get("PYTHONPATH", "")]),
             SHOP_BROKER=broker.url,
-            SHOP_RESULTS=f"{base}/1",
+            SHOP_RESULTS=self._results,
             SHOP_RECORDS=f"{base}/0",
             SHOP_SETTINGS=json.dumps(settings),
             SHOP_INSTALLS="yes" if installs else "no",
@@ -131,6 +142,11 @@ class Shop:
         )
         self.workers.append(worker)
         return worker
+
+    def publisher(self, **settings: Any) -> Celery:
+        """Make the application as another process has it, with other settings."""
+        chosen = self._settings | settings
+        return make_shop(self.broker.url, self._results, installs=self.installs, settings=chosen)
 
     def celery(self, *words: str) -> str:
         """Run one of Celery's own commands on the shop, and return what it writes."""
@@ -240,8 +256,9 @@ class Pair:
     def check_runs(self, expected: dict[str, int], prefix: str = "", **patience: float) -> None:
         """Wait until all have run, and compare how often each did."""
         self.each(lambda shop: shop.settle(expected, **patience))
-        assert self.stock.runs(prefix) == expected, "the scene fails without install"
-        assert self.installed.runs(prefix) == expected
+        stock, installed = (dict(shop.runs(prefix)) for shop in self)
+        assert stock == expected, f"already without install: {stock}"
+        assert installed == expected, f"with install: {installed}"
 
 
 @contextmanager

@@ -6,10 +6,10 @@ import time
 import uuid
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
 
-import pytest
 from battery.rig import Pair, Place, Shop, places
 
 _COUNTDOWN_SECONDS = 3
@@ -88,17 +88,16 @@ def test_early_and_late_tasks_run_once(running: Pair, name: str) -> None:
 @places()
 def test_messages_of_protocol_1_run_once(running: Pair, place: Place) -> None:
     early, late, eta = keys = new_keys("protocol1", 3)
-    # One after the other, where a worker does one thing at a time.
+    # Where a worker does one thing at a time, the second waits as long as a lease.
     seconds = _LONG_SECONDS if place.pool != "solo" else _LONG_SECONDS / 2
+    due = datetime.now(UTC) + timedelta(seconds=_LONG_SECONDS)
 
     def send(shop: Shop) -> None:
-        shop.app.conf.task_protocol = 1
-        try:
-            shop.send("nap", early, seconds)
-            shop.send("late_nap", late, seconds)
-            shop.send("nap", eta, 0, eta=datetime.now(UTC) + timedelta(seconds=_LONG_SECONDS))
-        finally:
-            shop.app.conf.task_protocol = 2
+        with shop.publisher(task_protocol=1) as publisher:
+            tasks = publisher.tasks
+            tasks["shop.nap"].apply_async((early, seconds))
+            tasks["shop.late_nap"].apply_async((late, seconds))
+            tasks["shop.nap"].apply_async((eta, 0), eta=due)
 
     running.each(send)
     running.check_runs(dict.fromkeys(keys, 1), prefix_of(keys))
