@@ -15,6 +15,8 @@ from battery.brokers import Broker, rabbitmq_broker, redis_broker
 from battery.rig import Pair, Place, Shop, a_shop
 
 _numbers = count()
+#: Name of the property by which a test hands a row to the table of figures.
+_FIGURE = "battery"
 
 
 class Opener:
@@ -40,6 +42,32 @@ class Opener:
         if place.broker == "redis":
             return self._stack.enter_context(redis_broker())
         return self._stack.enter_context(rabbitmq_broker(self._node()))
+
+
+@pytest.fixture
+def compared(request: pytest.FixtureRequest, record_property: Any) -> Callable[..., None]:
+    """Return a function that puts a row into the table of figures at the end of the run."""
+
+    def note(without: object, with_: object, ratio: float | None = None) -> None:
+        shown = "" if ratio is None else f"{ratio:.2f}"
+        record_property(_FIGURE, (request.node.name, str(without), str(with_), shown))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    rows = sorted(
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == _FIGURE
+    )
+    if rows:
+        terminalreporter.section("without and with install")
+        for name, without, with_, ratio in rows:
+            terminalreporter.line(f"{name}: {without} | {with_} {ratio}")
 
 
 @pytest.fixture(scope="session")

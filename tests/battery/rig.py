@@ -30,7 +30,6 @@ from ninja_tasks import enqueue_goals
 from ninja_tasks.testing import embedded_server
 
 __all__ = [
-    "POOLS",
     "Latency",
     "Pair",
     "Place",
@@ -41,10 +40,10 @@ __all__ = [
     "sampled",
 ]
 
-POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
+_POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
 #: What continuous integration has the time for; ``make battery`` runs all.
 _LEAN = (("redis", "prefork"), ("redis", "threads"), ("rabbitmq", "prefork"))
-_FULL = tuple((broker, pool) for broker in ("redis", "rabbitmq") for pool in POOLS)
+_FULL = tuple((broker, pool) for broker in ("redis", "rabbitmq") for pool in _POOLS)
 
 _TESTS = Path(__file__).parent.parent
 _GOAL_ID = "299837db-9b51-45a4-996b-844d3fd05bbd"
@@ -61,7 +60,7 @@ class Place(NamedTuple):
 def places(
     *,
     brokers: Sequence[str] = ("redis", "rabbitmq"),
-    pools: Sequence[str] = POOLS,
+    pools: Sequence[str] = _POOLS,
     always: Sequence[tuple[str, str]] = (),
 ) -> Any:
     """Parametrize a test by the places that are meant and that this run has the time for.
@@ -70,8 +69,13 @@ def places(
         always: places that are meant in any run.
     """
     chosen = dict.fromkeys([*(_FULL if IN_FULL else _LEAN), *always])
-    meant = [Place(*one) for one in chosen if one[0] in brokers and one[1] in pools]
-    return pytest.mark.parametrize("place", meant, ids="-".join, scope="session")
+    meant = [
+        # The tests of a place share a pair of shops, so one process runs them.
+        pytest.param(Place(*one), id="-".join(one), marks=pytest.mark.xdist_group("-".join(one)))
+        for one in chosen
+        if one[0] in brokers and one[1] in pools
+    ]
+    return pytest.mark.parametrize("place", meant, scope="session")
 
 
 class Shop:

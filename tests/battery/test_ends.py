@@ -61,19 +61,26 @@ def test_a_killed_child_costs_its_own_task_alone(
 
 
 @places(brokers=("redis",), pools=("prefork",))
-def test_what_a_killed_worker_held_comes_back_on_a_change_to_install_and_from_it(
-    opened: Opener, place: Place
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(False, False), (False, True), (True, False)],
+    ids=["without install", "to install", "from install"],
+)
+def test_what_a_killed_worker_held_comes_back_in_the_next_one(
+    opened: Opener, place: Place, before: bool, after: bool
 ) -> None:
-    settings = {"broker_transport_options": {"visibility_timeout": _LEASE_SECONDS}}
-    pair, keys = opened.pair(place, settings=settings), numbered("held", 3)
-
-    def change(shop: Shop) -> None:
-        killed = shop.start(place.pool, concurrency=1)
-        for key in keys:
-            shop.send("late_nap", key, 1)
-        shop.pid_of(keys[0])
-        killed.kill()
-        shop.start(place.pool, concurrency=1, installs=not shop.installs)
-        shop.settle(keys)
-
-    pair.each(change)
+    options = {
+        "visibility_timeout": _LEASE_SECONDS,
+        # Else Celery looks every hundred seconds.
+        "unacked_restore_interval": 2,
+        "unacked_restore_throttle": 1,
+    }
+    shop = opened.shop(place, settings={"broker_transport_options": options})
+    killed, keys = shop.start(place.pool, concurrency=1, installs=before), numbered("held", 3)
+    for key in keys:
+        shop.send("late_nap", key, 1)
+    shop.pid_of(keys[0])
+    killed.kill()
+    shop.start(place.pool, concurrency=1, installs=after)
+    shop.settle(keys, timeout_seconds=25)
+    assert shop.runs() == {keys[0]: 2, keys[1]: 1, keys[2]: 1}

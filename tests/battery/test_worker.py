@@ -77,7 +77,7 @@ def without_counts(pool: Any) -> Any:
 
 @places()
 def test_an_idle_worker_asks_the_broker_hardly_more(
-    opened: Opener, place: Place, measured: Callable[..., None]
+    opened: Opener, place: Place, compared: Callable[..., None]
 ) -> None:
     pair = opened.pair(place, state_apart=True)
     pair.start(place.pool)
@@ -85,10 +85,7 @@ def test_an_idle_worker_asks_the_broker_hardly_more(
         shop.result("echo", 1)
     stock, installed = pair.each(asked_per_second)
     connections = [shop.broker.connections() for shop in pair]
-    measured(
-        asked_per_second=f"{stock:.1f} | {installed:.1f}",
-        connections=" | ".join(map(str, connections)),
-    )
+    compared(f"{stock:.1f}/s, {connections[0]} connections", f"{installed:.1f}/s, {connections[1]}")
     assert installed <= stock + _MORE_PER_SECOND
 
 
