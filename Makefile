@@ -14,7 +14,7 @@ USABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c '$(USABLE)' 2>/dev/null && echo $$name && break; done)
 
-.PHONY: help demo test stress soak bench rabbitmq clusters unit matrix pair lint format clean
+.PHONY: help demo test stress soak bench battery rabbitmq clusters unit matrix pair lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,10 @@ bench: $(VENV)/dev ## measure what a goal costs, beside other queues: half an ho
 
 rabbitmq: $(VENV)/dev ## run the tests that need Debian's rabbitmq-server
 	$(BIN)/python -m pytest tests/rabbitmq
+
+battery: $(VENV)/dev ## run a shop's own tasks with and without install: a quarter of an hour; QUICK=1: five minutes
+	NINJA_STRESS=$(if $(QUICK),,1) $(BIN)/python -m pytest tests/battery \
+		-n $(or $(JOBS),3) --dist loadgroup --timeout=300
 
 clusters: $(VENV)/dev ## kill and stop nodes of a RabbitMQ cluster on this machine: a quarter of an hour
 	NINJA_STRESS=1 $(BIN)/python -m pytest tests/clusters --timeout=1800 -s

@@ -16,6 +16,8 @@ from battery.rig import Latency, Pair, Place, Shop, interleaved, places
 from ninja_tasks.testing import Answer, FakeSalesNinja
 
 _BOUND = 2.0
+#: Goals that are being sent use the processors too.
+_BOUND_BESIDE_SENDING = 4.0
 _RESULT_SECONDS = 60
 
 
@@ -72,4 +74,5 @@ def test_a_result_comes_as_soon_beside_2000_waiting_goals(
         api.wait_for(concurrency // 2, delivered=False)
         without, with_ = interleaved(pair, call, rounds=30)
         pair.each(Shop.end)
-    assert ratio_of(compared, without, with_) <= _BOUND
+    bound = _BOUND_BESIDE_SENDING if api_seconds < 1 else _BOUND
+    assert ratio_of(compared, without, with_) <= bound
