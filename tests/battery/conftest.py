@@ -4,44 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rabbitmq_node import Node, is_installed, rabbitmq_node
 
-from battery.brokers import Broker, rabbitmq_broker, redis_broker
-from battery.rig import Pair, Place, Shop, a_shop
+from battery.rig import Opener, Pair, Place
 
-_numbers = count()
 #: Name of the property by which a test hands a row to the table of figures.
 _FIGURE = "battery"
-
-
-class Opener:
-    """Opens shops, each in a directory and on a broker of its own, until the end of a test."""
-
-    def __init__(self, directory: Path, node: Callable[[], Node], stack: ExitStack) -> None:
-        self._directory = directory
-        self._node = node
-        self._stack = stack
-
-    def shop(self, place: Place, *, installs: bool = True, **options: Any) -> Shop:
-        directory = self._directory / f"shop{next(_numbers)}"
-        return self._stack.enter_context(
-            a_shop(directory, self._broker(place), installs=installs, **options)
-        )
-
-    def pair(self, place: Place, **options: Any) -> Pair:
-        return Pair(
-            self.shop(place, installs=False, **options), self.shop(place, installs=True, **options)
-        )
-
-    def _broker(self, place: Place) -> Broker:
-        if place.broker == "redis":
-            return self._stack.enter_context(redis_broker())
-        return self._stack.enter_context(rabbitmq_broker(self._node()))
 
 
 @pytest.fixture

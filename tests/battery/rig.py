@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,24 +23,29 @@ import redis
 from celery import Celery
 from celery.result import AsyncResult
 from fleet import IN_FULL
+from rabbitmq_node import Node
 from stack import Worker, clean_environment, free_port, wait_until
 
-from battery.brokers import Broker
+from battery.brokers import Broker, rabbitmq_broker, redis_broker
 from battery.shop import BEGUN, ENDED, make_shop
 from ninja_tasks import enqueue_goals
 from ninja_tasks.testing import embedded_server
 
 __all__ = [
+    "FIRST",
     "Latency",
+    "Opener",
     "Pair",
     "Place",
     "Shop",
-    "a_shop",
     "interleaved",
+    "numbered",
     "places",
     "sampled",
 ]
 
+#: The name of a shop's first worker.
+FIRST = "worker0@test"
 _POOLS = ("prefork", "threads", "solo", "gevent", "eventlet")
 #: What continuous integration has the time for; ``make battery`` runs all.
 _LEAN = (("redis", "prefork"), ("redis", "threads"), ("rabbitmq", "prefork"))
@@ -48,6 +54,7 @@ _FULL = tuple((broker, pool) for broker in ("redis", "rabbitmq") for pool in _PO
 _TESTS = Path(__file__).parent.parent
 _GOAL_ID = "299837db-9b51-45a4-996b-844d3fd05bbd"
 _RESULT_SECONDS = 30.0
+_directories = count()
 
 
 class Place(NamedTuple):
@@ -215,9 +222,14 @@ class Shop:
 
     def stats(self) -> dict[str, Any]:
         """Return what ``celery inspect stats`` shows of the first worker."""
-        inspect = self.app.control.inspect(destination=["worker0@test"], timeout=5)
-        found = wait_until(inspect.stats, f"{self} to answer")
-        return dict(found["worker0@test"])
+        inspect = self.app.control.inspect(destination=[FIRST], timeout=5)
+        return dict(wait_until(inspect.stats, f"{self} to answer")[FIRST])
+
+    def queues(self) -> set[str]:
+        """Return the names of the queues that the first worker takes messages of."""
+        inspect = self.app.control.inspect(destination=[FIRST], timeout=5)
+        found = wait_until(inspect.active_queues, f"{self} to answer")[FIRST]
+        return {queue["name"] for queue in found}
 
     def end(self) -> None:
         for worker in self.workers:
@@ -266,7 +278,7 @@ class Pair:
 
 
 @contextmanager
-def a_shop(
+def _shop(
     directory: Path,
     broker: Broker,
     *,
@@ -300,6 +312,31 @@ def a_shop(
         yield shop
 
 
+class Opener:
+    """Opens shops, each in a directory and on a broker of its own, until the end of a test."""
+
+    def __init__(self, directory: Path, node: Callable[[], Node], stack: ExitStack) -> None:
+        self._directory = directory
+        self._node = node
+        self._stack = stack
+
+    def shop(self, place: Place, *, installs: bool = True, **options: Any) -> Shop:
+        directory = self._directory / f"shop{next(_directories)}"
+        return self._stack.enter_context(
+            _shop(directory, self._broker(place), installs=installs, **options)
+        )
+
+    def pair(self, place: Place, **options: Any) -> Pair:
+        return Pair(
+            self.shop(place, installs=False, **options), self.shop(place, installs=True, **options)
+        )
+
+    def _broker(self, place: Place) -> Broker:
+        if place.broker == "redis":
+            return self._stack.enter_context(redis_broker())
+        return self._stack.enter_context(rabbitmq_broker(self._node()))
+
+
 @dataclass(frozen=True)
 class Latency:
     """How long calls took, in milliseconds."""
@@ -331,6 +368,11 @@ def interleaved(
                 action(shop)
                 took.setdefault(number, []).append(time.perf_counter() - began)
     return [Latency.of(took[number]) for number in range(len(turns))]
+
+
+def numbered(word: str, count: int) -> list[str]:
+    """Return keys for calls."""
+    return [f"{word}-{number}" for number in range(count)]
 
 
 def sampled(probe: Callable[[], int], seconds: float) -> list[int]:

@@ -8,14 +8,9 @@ import signal
 import pytest
 from stack import wait_until
 
-from battery.conftest import Opener
-from battery.rig import Place, Shop, places
+from battery.rig import Opener, Place, Shop, numbered, places
 
 _LEASE_SECONDS = 5
-
-
-def numbered(word: str, count: int) -> list[str]:
-    return [f"{word}-{number}" for number in range(count)]
 
 
 @places()

@@ -11,8 +11,7 @@ from collections.abc import Callable
 import pytest
 from celery import chain
 
-from battery.conftest import Opener
-from battery.rig import Latency, Pair, Place, Shop, interleaved, places
+from battery.rig import Latency, Opener, Pair, Place, Shop, interleaved, places
 from ninja_tasks.testing import Answer, FakeSalesNinja
 
 _BOUND = 2.0

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
+from stack import wait_until
 
-from battery.rig import Pair, Place, Shop, places
+from battery.rig import FIRST, Pair, Place, Shop, places
 
 _COUNTDOWN_SECONDS = 3
 #: Longer than any short lease.
@@ -120,23 +121,24 @@ def test_a_task_that_is_revoked_before_its_turn_does_not_run(running: Pair) -> N
 
 @places()
 def test_a_queue_of_the_shop_is_taken_up_and_left_by_control(running: Pair) -> None:
-    taken, left, other = keys = new_keys("extra", 3)
-    queue = "extra"
+    taken, other, left, last = keys = new_keys("extra", 4)
 
     def act(shop: Shop) -> tuple[int, int]:
         control = shop.app.control
-        assert control.add_consumer(queue, destination=["worker0@test"], reply=True, timeout=5)
-        result = shop.send("note", taken, queue=queue)
-        assert result.get(timeout=_RESULT_SECONDS) == taken
-        assert control.cancel_consumer(queue, destination=["worker0@test"], reply=True, timeout=5)
-        shop.send("note", left, queue=queue)
+        control.add_consumer("extra", destination=[FIRST])
+        wait_until(lambda: "extra" in shop.queues(), f"{shop} to take up the queue")
+        assert shop.send("note", taken, queue="extra").get(timeout=_RESULT_SECONDS) == taken
+        control.cancel_consumer("extra", destination=[FIRST])
+        wait_until(lambda: "extra" not in shop.queues(), f"{shop} to leave the queue")
+        # What was asked of the broker before that is over when this one has come.
         assert shop.result("note", other) == other
-        waited = shop.broker.waiting(queue)
+        shop.send("note", left, queue="extra")
+        assert shop.result("note", last) == last
         with shop.app.connection_for_write() as connection:
-            return waited, connection.default_channel.queue_purge(queue)
+            return shop.broker.waiting("extra"), connection.default_channel.queue_purge("extra")
 
     assert running.each(act) == ((1, 1), (1, 1))
-    running.check_runs({taken: 1, other: 1}, prefix_of(keys))
+    running.check_runs({taken: 1, other: 1, last: 1}, prefix_of(keys))
 
 
 def prefix_of(keys: list[str]) -> str:

@@ -11,8 +11,7 @@ from fleet import IN_FULL
 from kombu import Queue
 from stack import wait_until
 
-from battery.conftest import Opener
-from battery.rig import Place, Shop, places, sampled
+from battery.rig import Opener, Place, Shop, numbered, places, sampled
 from battery.shop import EVENTS
 from ninja_tasks.testing import Answer, FakeSalesNinja
 
@@ -21,10 +20,6 @@ _RESULT_SECONDS = 30
 _LONG_SECONDS = 9.0
 _LONG_ONES = (["nap", "late_nap"] * 2, ["nap"], ["late_nap"])
 _PRIORITIES = (5, 0, 9, 3, 7, 1, 9, 0, 4)
-
-
-def numbered(word: str, count: int) -> list[str]:
-    return [f"{word}-{number}" for number in range(count)]
 
 
 @places()

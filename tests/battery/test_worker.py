@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 
 from stack import wait_until
 
-from battery.conftest import Opener
-from battery.rig import Pair, Place, Shop, places
+from battery.rig import Opener, Pair, Place, Shop, places
 
 _IDLE_SECONDS = 5.0
 #: What an idle worker may ask the broker for goals, beside what it asks for the shop.
