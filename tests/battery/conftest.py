@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from rabbitmq_node import Node, is_installed, rabbitmq_node
 
 from battery.rig import Opener, Pair, Place
+from ninja_tasks.testing import embedded_server
 
 #: Name of the property by which a test hands a row to the table of figures.
 _FIGURE = "battery"
@@ -50,22 +52,35 @@ def _node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield node
 
 
+@pytest.fixture(scope="session")
+def _results() -> Iterator[str]:
+    """Run one Redis for the results of all shops: those that are thrown away later tell it so."""
+    with embedded_server() as server:
+        yield server.url
+        gc.collect()
+
+
 @pytest.fixture
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+def opened(request: pytest.FixtureRequest, tmp_path: Path, _results: str) -> Iterator[Opener]:
     """Open shops without a worker yet."""
     with ExitStack() as stack:
-        yield Opener(tmp_path, lambda: request.getfixturevalue("_node"), stack)
+        yield Opener(tmp_path, _results, lambda: request.getfixturevalue("_node"), stack)
 
 
 @pytest.fixture(scope="session")
 def running(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, place: Place
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    _results: str,
+    place: Place,
 ) -> Iterator[Pair]:
     """A pair with a worker each, which the tests of a place share."""
+    directory = tmp_path_factory.mktemp("running")
     with ExitStack() as stack:
-        opener = Opener(
-            tmp_path_factory.mktemp("running"), lambda: request.getfixturevalue("_node"), stack
-        )
+        opener = Opener(directory, _results, lambda: request.getfixturevalue("_node"), stack)
         pair = opener.pair(place)
         pair.start(place.pool)
+        for shop in pair:
+            # A worker of greenlets says that it is ready before it hears of control.
+            shop.stats()
         yield pair

@@ -86,7 +86,7 @@ def places(
 
 
 class Shop:
-    """One application: its broker, its own Redis for results and records, and its workers.
+    """One application: its broker, a Redis for what its tasks write down, and its workers.
 
     Args:
         settings: of the application, for Celery.
@@ -97,8 +97,9 @@ class Shop:
         self,
         directory: Path,
         broker: Broker,
-        redis_port: int,
         *,
+        records_url: str,
+        results_url: str,
         installs: bool,
         settings: dict[str, Any],
         takes_events: bool,
@@ -107,15 +108,14 @@ class Shop:
         self.broker = broker
         self._directory = directory
         self._settings = settings
-        base = f"redis://127.0.0.1:{redis_port}"
-        self._records = redis.Redis.from_url(f"{base}/0", decode_responses=True)
-        self._results = f"{base}/1"
+        self._results = results_url
+        self._records = redis.Redis.from_url(records_url, decode_responses=True)
         self.app = self.publisher()
         self.environment = clean_environment(
             PYTHONPATH=os.pathsep.join([str(_TESTS), os.environ.get("PYTHONPATH", "")]),
             SHOP_BROKER=broker.url,
             SHOP_RESULTS=self._results,
-            SHOP_RECORDS=f"{base}/0",
+            SHOP_RECORDS=records_url,
             SHOP_SETTINGS=json.dumps(settings),
             SHOP_INSTALLS="yes" if installs else "no",
             SHOP_TAKES_EVENTS="yes" if takes_events else "no",
@@ -281,6 +281,7 @@ class Pair:
 def _shop(
     directory: Path,
     broker: Broker,
+    results_url: str,
     *,
     installs: bool,
     settings: dict[str, Any] | None = None,
@@ -299,11 +300,12 @@ def _shop(
     with embedded_server() as server, ExitStack() as stack:
         chosen = {"ninja_api_url": api_url or f"http://127.0.0.1:{free_port()}", **(settings or {})}
         if state_apart or not broker.url.startswith("redis"):
-            chosen["ninja_redis_url"] = f"redis://127.0.0.1:{server.port}/2"
+            chosen["ninja_redis_url"] = f"redis://127.0.0.1:{server.port}/1"
         shop = Shop(
             directory,
             broker,
-            server.port,
+            records_url=server.url,
+            results_url=results_url,
             installs=installs,
             settings=chosen,
             takes_events=takes_events,
@@ -315,15 +317,18 @@ def _shop(
 class Opener:
     """Opens shops, each in a directory and on a broker of its own, until the end of a test."""
 
-    def __init__(self, directory: Path, node: Callable[[], Node], stack: ExitStack) -> None:
+    def __init__(
+        self, directory: Path, results_url: str, node: Callable[[], Node], stack: ExitStack
+    ) -> None:
         self._directory = directory
+        self._results_url = results_url
         self._node = node
         self._stack = stack
 
     def shop(self, place: Place, *, installs: bool = True, **options: Any) -> Shop:
         directory = self._directory / f"shop{next(_directories)}"
         return self._stack.enter_context(
-            _shop(directory, self._broker(place), installs=installs, **options)
+            _shop(directory, self._broker(place), self._results_url, installs=installs, **options)
         )
 
     def pair(self, place: Place, **options: Any) -> Pair:
