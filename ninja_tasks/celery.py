@@ -21,6 +21,7 @@ from weakref import WeakSet
 
 from celery import Celery
 from celery.signals import celeryd_after_setup, celeryd_init, worker_shutting_down
+from celery.utils.collections import match_case
 from celery.utils.imports import cwd_in_path
 
 from .config import settings_of
@@ -108,8 +109,17 @@ def _configure(sender: Celery, source: Any, **signal: Any) -> None:
     if isinstance(routes, str) or not isinstance(routes, Sequence):
         routes = (routes,)
     if _ROUTE not in routes:
-        source.task_routes = (_ROUTE, *routes)
+        source[_name_in(source, "task_routes")] = (_ROUTE, *routes)
         _forget_routes(sender)
+
+
+def _name_in(configuration: Any, name: str) -> str:
+    """Return how a configuration calls a setting, which has a prefix and capitals in Django's.
+
+    Before version 5.7 Celery looks for this name in all layers first.
+    """
+    prefix = configuration.prefix
+    return match_case(f"{prefix}{name}", prefix) if prefix else name
 
 
 @cache
