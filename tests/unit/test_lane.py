@@ -250,13 +250,14 @@ def test_the_share_of_series_is_high_only_if_they_do_not_wait(narrow: Rig, waits
         while time.thread_time() < until:
             pass
 
-    work = (lambda series: time.sleep(0.005)) if waits else compute
+    work = (lambda series: time.sleep(0.02)) if waits else compute
     narrow.lane._looks_at = math.inf
     for number in range(60):
         narrow.put(str(number), work)
     narrow.wait_for(60)
     share = narrow.lane._share()
-    assert share < 0.2 if waits else 0.2 < share <= 1.05
+    # On a machine as busy as any.
+    assert share < 0.05 if waits else 0.05 < share <= 1.05
     assert narrow.lane._share() == 0
 
 

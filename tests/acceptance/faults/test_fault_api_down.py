@@ -10,6 +10,8 @@ import pytest
 from fleet import size
 from stack import wait_until
 
+from ninja_tasks.testing import Answer
+
 if TYPE_CHECKING:
     from fleet import Fleet
 
@@ -85,6 +87,8 @@ def warm_up(fleet: Fleet, pool: str) -> list[str]:
     name = {"prefork": "ForkPoolWorker-{}]", "threads": "MainProcess]"}[pool]
     processes = {name.format(number + 1) for number in range(CONCURRENCY[pool])}
     ids: list[str] = []
+    # Else one process may do all the work.
+    fleet.api.default = Answer(delay_seconds=0.05)
 
     def all_warm() -> bool:
         ids.extend(fleet.enqueue(20))
@@ -96,4 +100,5 @@ def warm_up(fleet: Fleet, pool: str) -> list[str]:
         )
 
     wait_until(all_warm, "every process to deliver a goal", 60)
+    fleet.api.default = Answer()
     return ids
