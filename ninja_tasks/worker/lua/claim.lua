@@ -10,6 +10,8 @@ for first = 4 + 2 * lists, #ARGV, 1000 do
   redis.call('ZREM', KEYS[2], unpack(ARGV, first, last))
   redis.call('HDEL', KEYS[1], unpack(ARGV, first, last))
 end
+-- Most questions are those of idle workers.
+if redis.call('EXISTS', unpack(KEYS, 2)) == 0 then return { 0 } end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local ended = redis.call('ZCOUNT', KEYS[2], '-inf', now - tonumber(ARGV[3])) > 0
