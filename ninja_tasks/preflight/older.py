@@ -35,6 +35,6 @@ def look_for_older(client: Any, prefix: str) -> list[Finding]:
             "broker.older",
             f"{count} messages are held by workers of version 0.1.0, or were when they ended",
             "end those workers; a worker of this version puts back what is left when its lease has "
-            "ended (visibility_timeout, 7 s where it is not set), within a minute",
+            "ended (visibility_timeout, 7 s where it is not set)",
         )
     ]

@@ -370,14 +370,14 @@ class RedisSource:
             logger.warning("put back %d goals that a worker took and did not finish", count)
 
     def _sweep_older(self, now: float) -> None:
-        self._swept_older_at = now
+        # While there are some, it looks each time.
         lease_seconds = self._older_lease_seconds
-        if not self._goals.has_older() or self._goals.uptime_seconds() < lease_seconds:
-            return
-        if count := self._goals.sweep_older(lease_seconds):
+        if not self._goals.has_older():
+            self._swept_older_at = now
+        elif self._goals.uptime_seconds() > lease_seconds and (
+            count := self._goals.sweep_older(lease_seconds)
+        ):
             logger.warning("put back %d messages that a worker of version 0.1.0 held", count)
-            # There may be more.
-            self._swept_older_at = -_OLDER_KEYS_EVERY_SECONDS
 
 
 def _first_of(tags: deque[str]) -> list[str]:
