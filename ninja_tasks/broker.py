@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
@@ -281,7 +282,11 @@ class _Connections:
         self.timeout_seconds = publish_timeout_seconds(app)
         limit = app.conf.broker_pool_limit
         self._are_kept = bool(limit)
-        self._slots = threading.BoundedSemaphore(limit or _LIMIT_WITHOUT_POOL)
+        #: One item for each connection that may be lent. Unlike a semaphore, whose lock is held for
+        #: a moment, it bears a signal handler that enqueues.
+        self._slots: SimpleQueue[None] = SimpleQueue()
+        for _ in range(limit or _LIMIT_WITHOUT_POOL):
+            self._slots.put(None)
         self._idle: list[_Link] = []
         self._addresses = _addresses(app.conf.broker_write_url)
         self._end = finalize(app, self.close_idle)
@@ -295,8 +300,12 @@ class _Connections:
             TimeoutError: if there is none in time.
             ConfigurationError: if the broker's address cannot be used.
         """
-        if not self._slots.acquire(timeout=patience.seconds):
-            raise TimeoutError("all connections to the broker are in use (broker_pool_limit)")
+        try:
+            self._slots.get(timeout=patience.seconds)
+        except Empty:
+            raise TimeoutError(
+                "all connections to the broker are in use (broker_pool_limit)"
+            ) from None
         try:
             link = self._idle.pop()
         except IndexError:
@@ -313,7 +322,7 @@ class _Connections:
             if not is_well:
                 # The others lead to the same broker, and were not used for longer.
                 self.close_idle()
-            self._slots.release()
+            self._slots.put(None)
 
     def close_idle(self) -> None:
         with contextlib.suppress(IndexError):
@@ -334,7 +343,7 @@ class _Connections:
             link = self._unopened(app, max(0.01, patience.seconds))
             self._start_to_open(link, queue, answer)
         except BaseException:
-            self._slots.release()
+            self._slots.put(None)
             raise
         try:
             error = answer.exception(patience.seconds)
@@ -345,10 +354,10 @@ class _Connections:
         except BaseException:
             if not answer.cancel():
                 link.close()
-                self._slots.release()
+                self._slots.put(None)
             raise
         if error is not None:
-            self._slots.release()
+            self._slots.put(None)
             raise error
         # The next one begins with the address that has answered.
         turned = link.failures % len(self._addresses)
@@ -374,7 +383,7 @@ class _Connections:
             link.close()
         if not answer.set_running_or_notify_cancel():
             link.close()
-            self._slots.release()
+            self._slots.put(None)
         elif error is not None:
             answer.set_exception(error)
         else:
