@@ -176,7 +176,7 @@ class Goals(bootsteps.StartStopStep):  # type: ignore[misc]
             name,
             consumer.task_consumer.accept,
             self,
-            older_lease_seconds=options.get("visibility_timeout", LEASE_SECONDS),
+            older_lease_seconds=_number(options.get("visibility_timeout")) or LEASE_SECONDS,
         )
         # A thread of a pool that has ended a goal takes the next ones by itself.
         takes_itself = isinstance(lane, SeriesLane)
@@ -324,6 +324,11 @@ class Goals(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.source is not None:
             self.source.end()
         self.loop.close()
+
+
+def _number(option: Any) -> float | None:
+    is_number = isinstance(option, int | float) and not isinstance(option, bool)
+    return float(option) if is_number else None
 
 
 def _nowhere(message: Any) -> None:

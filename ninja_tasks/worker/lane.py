@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 #: Goals are fetched for as long as this at the limit in force.
 _FETCHED_AHEAD_SECONDS = 1.0
 _FEWEST_FETCHED = 4
+#: Brokers take a message for lost that is held for longer than some minutes.
+_LONGEST_WAIT_SECONDS = 300.0
 #: Slots that come closer to each other than this are used together: to wake a thread costs more.
 _SHORTEST_PAUSE_SECONDS = 0.003
 #: A goal that has not begun after this waits for other tasks.
@@ -169,10 +171,11 @@ class Lane:
         size = most = self.prefetch
         rate = self._slots.rate
         if rate is not None:
-            in_time = math.ceil(_FETCHED_AHEAD_SECONDS * rate.goals / rate.seconds)
-            most = min(size, max(_FEWEST_FETCHED, in_time))
+            per_second = rate.goals / rate.seconds
+            fewest = min(_FEWEST_FETCHED, math.ceil(_LONGEST_WAIT_SECONDS * per_second))
+            most = min(size, max(fewest, math.ceil(_FETCHED_AHEAD_SECONDS * per_second)))
         free = max(0, min(size - waiting - running, most - waiting))
-        return Room(free, most, waiting > 0, min(size, most + running))
+        return Room(free, most, waiting > 0, min(size, max(2 * most, most + running)))
 
     def empty(self, *, is_lost: bool) -> list[Any]:
         """Take all goals out that have not begun, and return their requests in their order.
