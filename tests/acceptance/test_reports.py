@@ -6,9 +6,15 @@ import json
 import signal
 import subprocess
 import sys
+import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stack import Kent, clean_environment, wait_until
+from celery import Celery
+from stack import Kent, Worker, clean_environment, wait_until
+
+from ninja_tasks import enqueue_goal, install
+from ninja_tasks.testing import Answer, FakeSalesNinja, embedded_server
 
 if TYPE_CHECKING:
     from conftest import System
@@ -40,6 +46,24 @@ def test_a_long_outage_and_its_end_are_two_events() -> None:
 def test_an_outage_is_no_event_where_sentry_is_not_set_up() -> None:
     code = TELL.replace("initialise_sentry(sys.argv[1])", "")
     subprocess.run([sys.executable, "-c", code], env=clean_environment(), check=True)
+
+
+def test_a_process_that_ends_after_its_goal_has_told_of_it(tmp_path: Path) -> None:
+    kent = Kent()
+    try:
+        with embedded_server() as broker, FakeSalesNinja() as api:
+            api.default = Answer(400)
+            app = install(Celery("shop", broker=broker.url, set_as_current=False))
+            environment = clean_environment(
+                CELERY_BROKER_URL=broker.url, NINJA_API_URL=api.url, SENTRY_DSN=kent.dsn
+            )
+            arguments = ["--max-tasks-per-child=1"]
+            with Worker(tmp_path, environment, pool="prefork", arguments=arguments) as worker:
+                enqueue_goal(goal_id=str(uuid.uuid4()), customer_id=str(uuid.uuid4()), app=app)
+                wait_until(lambda: "became a dead letter" in worker.log, "the letter")
+                wait_until(kent.all_events, "Sentry to hear of it")
+    finally:
+        kent.stop()
 
 
 def test_stats_can_be_watched(system: System) -> None:
