@@ -17,7 +17,6 @@ import re
 import socket
 import threading
 from concurrent.futures import Future
-from http.client import HTTPException, HTTPMessage, HTTPResponse
 from time import monotonic
 from typing import Any
 
@@ -27,6 +26,7 @@ from urllib3.util.connection import allowed_gai_family, create_connection
 from urllib3.util.ssl_ import create_urllib3_context
 
 from ..config import Settings
+from .answer import Answer
 
 __all__ = ["Exchange", "bind", "longest_exchange_seconds"]
 
@@ -106,28 +106,10 @@ def bind(pool: Any, exchange: Exchange) -> None:
         pool.ca_certs = pool.ca_cert_dir = None
 
 
-class _Answer(HTTPResponse):
-    """An answer whose status is known even where its headers break off."""
-
-    headers: Any
-    chunked: Any
-
-    def begin(self) -> None:
-        try:
-            super().begin()
-        except (OSError, HTTPException):
-            # The version is read with the status, and is the last that is set of the two.
-            if not isinstance(self.version, int):
-                raise
-            self.headers = self.msg = HTTPMessage()
-            self.length, self.chunked, self.will_close = 0, False, True
-            self._close_conn()  # type: ignore[attr-defined]
-
-
 class _Bounded:
     """What is done to a connection of ``urllib3``, of whichever kind."""
 
-    response_class = _Answer
+    response_class = Answer
     exchange: Exchange
     sock: Any
     _longest_idle_seconds = _LONGEST_IDLE_SECONDS

@@ -23,7 +23,8 @@ pid {directory}/pid;
 error_log {directory}/error.log;
 events {{ worker_connections 1024; }}
 http {{
-    access_log off;
+    log_format moment $msec;
+    access_log {log};
     keepalive_requests 1000000000;
     keepalive_timeout 600s;
     client_body_temp_path {directory}/body;
@@ -33,7 +34,7 @@ http {{
     scgi_temp_path {directory}/scgi;
     server {{
         listen 127.0.0.1:{port} backlog=1024;
-        location = /count {{ stub_status; }}
+        location = /count {{ stub_status; access_log off; }}
         location / {{ return 200; }}
     }}
 }}
@@ -97,13 +98,27 @@ class Api:
 
 
 class NginxApi(Api):
-    """nginx, which answers at once."""
+    """nginx, which answers at once.
+
+    Args:
+        keeps_moments: whether it writes down when each goal was posted.
+    """
 
     name = "nginx"
 
+    def __init__(self, *, keeps_moments: bool = False) -> None:
+        super().__init__()
+        self._moments = self._directory / "moments"
+        self._keeps_moments = keeps_moments
+
+    def moments(self) -> list[float]:
+        """Return when goals were posted, in seconds; those of the last second may be missing."""
+        return [float(line) for line in self._moments.read_text().split()]
+
     def _command(self) -> list[str]:
         configuration = self._directory / "nginx.conf"
-        configuration.write_text(_NGINX.format(directory=self._directory, port=self.port))
+        log = f"{self._moments} moment buffer=64k flush=1s" if self._keeps_moments else "off"
+        configuration.write_text(_NGINX.format(directory=self._directory, port=self.port, log=log))
         return [_nginx() or "nginx", "-c", str(configuration), "-p", str(self._directory)]
 
     def _requests(self, words: list[bytes]) -> int:
