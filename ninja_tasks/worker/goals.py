@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 #: Where the application wants no bound for its own tasks.
 _DEFAULT_MULTIPLIER = 4
 _CLOSE_SECONDS = 2.0
+#: Goals that a worker whose goals take hardly any time holds, at least.
+_MOST_AHEAD = 64
 
 
 class Goals(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -196,6 +198,7 @@ class Goals(bootsteps.StartStopStep):  # type: ignore[misc]
         most = max(1, slots // 2) if others else slots
         lane.concurrency = min(self.settings.concurrency or most, slots)
         lane.prefetch = lane.concurrency * self._multiplier
+        lane.most_ahead = _MOST_AHEAD if self._multiplier > 1 else 0
 
     @cached_property
     def _multiplier(self) -> int:

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 #: Goals are fetched for as long as this at the limit in force.
 _FETCHED_AHEAD_SECONDS = 1.0
 _FEWEST_FETCHED = 4
+#: Goals that end in this time wait for none of each other, so that as many may be fetched together.
+_QUICK_SECONDS = 0.1
 #: Brokers take a message for lost that is held for longer than some minutes.
 _LONGEST_WAIT_SECONDS = 300.0
 #: Slots that come closer to each other than this are used together: to wake a thread costs more.
@@ -96,6 +98,7 @@ class Lane:
     Attributes:
         concurrency: how many goals the pool may be given at once.
         prefetch: how many goals this worker may have, those in the pool included.
+        most_ahead: up to how many more it may have, if they take hardly any time.
         on_request: Celery's own way to the pool.
         on_room: is called when there is room for more goals, in any thread.
         body: of the message that Celery is making a request of; it would be decoded again.
@@ -114,8 +117,11 @@ class Lane:
         self._is_troubled = False
         self._has_told_room = False
         self._tries_from: float | None = None
+        #: How many goals ended in a short time, in the last such time.
+        self._quick = self._ended = 0
+        self._ended_from = 0.0
         self.concurrency = 1
-        self.prefetch = 0
+        self.prefetch = self.most_ahead = 0
         self.on_request: Callable[[Any], None] = _nowhere
         self.on_room: Callable[[], Any] = bool
         self.body: Any = None
@@ -168,7 +174,7 @@ class Lane:
             waiting, running = len(self._waiting), len(self._turns)
         if self._tries_from is not None:
             return Room(max(0, 1 - waiting - self._trying()), 1, waiting > 0, running + 1)
-        size = most = self.prefetch
+        size = most = max(self.prefetch, min(self._quick, self.most_ahead))
         rate = self._slots.rate
         if rate is not None:
             per_second = rate.goals / rate.seconds
@@ -268,6 +274,11 @@ class Lane:
             return
         turn.is_over = True
         self._turns.discard(turn)
+        self._ended += 1
+        now = monotonic()
+        if now >= self._ended_from + _QUICK_SECONDS:
+            self._quick = int(self._ended * _QUICK_SECONDS / (now - self._ended_from))
+            self._ended, self._ended_from = 0, now
         if not used:
             self._slots.give_back(turn.slot)
 
