@@ -48,7 +48,6 @@ def test_a_killed_worker_loses_no_goal_and_the_others_take_what_it_held(
             threading.Event().wait(chance.uniform(0.2, 1.0))
             victim = number % 2
             workers[victim].kill()
-            fleet.workers.remove(workers[victim])
             killed, delivered = time.monotonic(), fleet.numbers().delivered
             fleet.wait_for(
                 lambda now, before=delivered: now.delivered > before or now.delivered >= GOALS,
@@ -57,6 +56,7 @@ def test_a_killed_worker_loses_no_goal_and_the_others_take_what_it_held(
             longest = max(longest, time.monotonic() - killed)
             (workers[victim],) = fleet.start(pool=pool, concurrency=CONCURRENCY[pool])
         fates = fleet.wait_for_fates(ids, size(60, 400))
+        fleet.workers[:] = workers
         fleet.stop()
     fault(f"{KILLS} kills of a worker on RabbitMQ ({pool})", fates, longest)
     assert fates.lost == fates.unmarked == 0

@@ -83,7 +83,7 @@ def read(kind: type[HTTPResponse], received: bytes, piece: int) -> Any:
 
 
 @pytest.mark.parametrize("piece", [8192, 7, 1])
-@pytest.mark.parametrize("name", set(HEADS) - {"many headers"})
+@pytest.mark.parametrize("name", [name for name in HEADS if name != "many headers"])
 def test_an_answer_is_read_as_http_client_does(name: str, piece: int) -> None:
     assert read(Answer, HEADS[name], piece) == read(HTTPResponse, HEADS[name], piece)
 
