@@ -8,6 +8,8 @@ CONSTRAINTS := constraints.txt
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 # Versions of Celery, each with the other libraries of its time.
 PAIRS ?= 5.4 5.5 5.6 5.7
+# Where a test may last, nobody asks after five minutes where it is.
+LASTING := -s -o faulthandler_timeout=0
 # Most tests wait for servers and workers, so that a processor can run more than one of them.
 AT_ONCE := -n $(or $(JOBS),3) --dist loadfile
 USABLE := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
@@ -26,10 +28,10 @@ test: $(VENV)/dev ## run every test, several files at once: about ten minutes
 	$(BIN)/python -m pytest $(AT_ONCE)
 
 stress: $(VENV)/dev ## run the faults, floods and limits in full size: about half an hour
-	NINJA_STRESS=1 $(BIN)/python -m pytest tests/acceptance/faults tests/stress --timeout=1800 -s
+	NINJA_STRESS=1 $(BIN)/python -m pytest tests/acceptance/faults tests/stress --timeout=1800 $(LASTING)
 
 soak: $(VENV)/dev ## kill workers and Redis at random for half an hour
-	NINJA_SOAK_MINUTES=30 $(BIN)/python -m pytest tests/stress/test_soak.py --timeout=2400 -s
+	NINJA_SOAK_MINUTES=30 $(BIN)/python -m pytest tests/stress/test_soak.py --timeout=2400 $(LASTING)
 
 bench: $(VENV)/dev ## measure what a goal costs, beside other queues: half an hour; QUICK=1: three minutes
 	@PYTHONPATH=tests QUICK=$(QUICK) ROUNDS=$(ROUNDS) $(BIN)/python -m benchmarks
@@ -42,7 +44,7 @@ battery: $(VENV)/dev ## run a shop's own tasks with and without install: a quart
 		-n $(or $(JOBS),3) --dist loadgroup --timeout=300
 
 clusters: $(VENV)/dev ## kill and stop nodes of a RabbitMQ cluster on this machine: a quarter of an hour
-	NINJA_STRESS=1 $(BIN)/python -m pytest tests/clusters --timeout=1800 -s
+	NINJA_STRESS=1 $(BIN)/python -m pytest tests/clusters --timeout=1800 $(LASTING)
 
 unit: $(VENV)/dev ## run the tests that need no server
 	$(BIN)/python -m pytest tests/unit $(AT_ONCE)

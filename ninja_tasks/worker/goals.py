@@ -38,7 +38,7 @@ from ..message import goal_queue
 from ..tested import is_kombu_tested
 from .broker_redis import held_goals_of
 from .channel_source import ChannelSource
-from .held import LEASE_SECONDS
+from .held import OLDER_LEASE_SECONDS
 from .lane import Lane, PoolLane, Room
 from .loop import Loop
 from .redis_source import RedisSource
@@ -178,7 +178,7 @@ class Goals(bootsteps.StartStopStep):  # type: ignore[misc]
             name,
             consumer.task_consumer.accept,
             self,
-            older_lease_seconds=_number(options.get("visibility_timeout")) or LEASE_SECONDS,
+            older_lease_seconds=_number(options.get("visibility_timeout")) or OLDER_LEASE_SECONDS,
         )
         # A thread of a pool that has ended a goal takes the next ones by itself.
         takes_itself = isinstance(lane, SeriesLane)

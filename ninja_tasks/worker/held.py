@@ -18,7 +18,7 @@ state      what moves a message
 =========  =======================================================================================
 waiting    on its list. :meth:`HeldGoals.claim` moves up to 32 to *held*. A claim whose answer is
            lost leaves messages held whose lease nobody renews
-held       in the hash, with a lease of seven seconds by Redis' clock. :meth:`HeldGoals.renew`
+held       in the hash, with a lease of six seconds by Redis' clock. :meth:`HeldGoals.renew`
            begins it anew while the goal is worked on. Its end, or :meth:`HeldGoals.put_back`, moves
            the message back to *waiting*, byte for byte as it was sent
 done       the acknowledgement removed it. One that is lost makes the message come again: delivery
@@ -42,9 +42,18 @@ import redis
 
 from ..message import OLDER_HELD_KEYS
 
-__all__ = ["LEASE_SECONDS", "MOST_AT_ONCE", "Claim", "HeldGoals", "TakenMessage"]
+__all__ = [
+    "LEASE_SECONDS",
+    "MOST_AT_ONCE",
+    "OLDER_LEASE_SECONDS",
+    "Claim",
+    "HeldGoals",
+    "TakenMessage",
+]
 
-LEASE_SECONDS = 7.0
+LEASE_SECONDS = 6.0
+#: Of version 0.1.0, where the application set no ``visibility_timeout``.
+OLDER_LEASE_SECONDS = 7.0
 #: Messages that one claim takes.
 MOST_AT_ONCE = 32
 

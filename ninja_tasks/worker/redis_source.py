@@ -33,7 +33,7 @@ import redis
 
 from ..delivery.state import Keys, check_writes
 from ..redis_errors import is_refused, reason_of
-from .held import LEASE_SECONDS, HeldGoals
+from .held import LEASE_SECONDS, OLDER_LEASE_SECONDS, HeldGoals
 from .lane import Room
 from .taken import Message
 
@@ -95,7 +95,7 @@ class RedisSource:
         accept: Any,
         receiver: Receiver,
         *,
-        older_lease_seconds: float = LEASE_SECONDS,
+        older_lease_seconds: float = OLDER_LEASE_SECONDS,
     ) -> None:
         self._goals, self._queue, self._accept = held, queue, accept
         self._receiver = receiver
