@@ -51,8 +51,8 @@ _OWN_DEFAULTS = {
     "broker_channel_error_retry": True,
     "worker_cancel_long_running_tasks_on_connection_loss": False,
 }
-#: The pool that serves goals best, unless the command line names one: Celery cannot tell a pool
-#: that a person chose from its own default.
+#: The pool that serves goals best, unless the command line or the configuration names one: Celery
+#: cannot tell a pool that a person chose from its own default.
 _OWN_POOL = {"worker_pool": "threads", "worker_concurrency": 32}
 _ROUTE = {TASK_NAME: {"queue": QUEUE_NAME}}
 
@@ -100,11 +100,14 @@ def install(app: Celery) -> Celery:
 
 def _configure(sender: Celery, source: Any, **signal: Any) -> None:
     """Add the route to an application's configuration, and to our own its defaults, once."""
-    defaults = _own_defaults() if sender.main == __package__ else _NO_DEFAULTS
+    is_own = sender.main == __package__
+    defaults = _OWN_DEFAULTS if is_own else _NO_DEFAULTS
     if not any(one is defaults for one in source.maps):
         # Celery's add_defaults would put these above the settings of a configuration module.
         source.maps.insert(-1, defaults)
         source.bind_to(lambda *_names, **_values: _configure(sender, source))
+    if is_own and not _names_pool(source):
+        source.maps.insert(-1, _OWN_POOL)
     routes = source.task_routes or ()
     if isinstance(routes, str) or not isinstance(routes, Sequence):
         routes = (routes,)
@@ -122,10 +125,10 @@ def _name_in(configuration: Any, name: str) -> str:
     return match_case(f"{prefix}{name}", prefix) if prefix else name
 
 
-@cache
-def _own_defaults() -> dict[str, Any]:
-    names_pool = any(word.startswith(("-P", "--pool")) for word in sys.argv)
-    return _OWN_DEFAULTS if names_pool else {**_OWN_DEFAULTS, **_OWN_POOL}
+def _names_pool(configuration: Any) -> bool:
+    in_command = any(word.startswith(("-P", "--pool")) for word in sys.argv)
+    # The last one has Celery's own defaults.
+    return in_command or any("worker_pool" in one for one in configuration.maps[:-1])
 
 
 def _forget_routes(app: Celery) -> None:
