@@ -73,9 +73,6 @@ class ChannelSource:
             self._consumer.cancel()
             self._consume()
 
-    def wake(self) -> None:
-        """Do nothing: the broker sends as many goals as there is room for."""
-
     def check_writes(self, keys: Keys) -> None:
         """Return if goals can be taken.
 

@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 #: Where the application wants no bound for its own tasks.
 _DEFAULT_MULTIPLIER = 4
 _CLOSE_SECONDS = 2.0
-#: Goals that a worker whose goals take hardly any time holds, at least.
+#: Goals that a worker may hold whose goals take hardly any time.
 _MOST_AHEAD = 64
 
 
@@ -161,6 +161,7 @@ class Goals(bootsteps.StartStopStep):  # type: ignore[misc]
             self._use_redis(consumer, self._lane)
         else:
             self.source = ChannelSource(consumer, queue, self._lane, self._handler)
+            # The broker sends as many goals as there is room for.
             self._lane.on_room = bool
         consumer.task_consumer = TaskConsumer(consumer.task_consumer, queue.name, self._want)
 

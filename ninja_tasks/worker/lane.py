@@ -98,7 +98,8 @@ class Lane:
     Attributes:
         concurrency: how many goals the pool may be given at once.
         prefetch: how many goals this worker may have, those in the pool included.
-        most_ahead: up to how many more it may have, if they take hardly any time.
+        most_ahead: how many it may have at the most if they take hardly any time, where that is
+            more.
         on_request: Celery's own way to the pool.
         on_room: is called when there is room for more goals, in any thread.
         body: of the message that Celery is making a request of; it would be decoded again.

@@ -14,7 +14,7 @@ from typing import Self
 
 from stack import free_port
 
-__all__ = ["Api", "AsyncioApi", "NginxApi", "fast_api"]
+__all__ = ["Api", "AsyncioApi", "NginxApi", "fast_api", "has_nginx"]
 
 _NGINX = """
 daemon off;
@@ -149,6 +149,11 @@ class AsyncioApi(Api):
 
 def fast_api() -> Api:
     """Return nginx, installed from Debian if need be, else the server in Python."""
+    return NginxApi() if has_nginx() else AsyncioApi()
+
+
+def has_nginx() -> bool:
+    """Return whether there is nginx, after it was installed from Debian if need be."""
     if _nginx() is None and os.geteuid() == 0 and shutil.which("apt-get"):
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for words in ("update", "install --yes --no-install-recommends nginx-light"):
@@ -159,7 +164,7 @@ def fast_api() -> Api:
                 stderr=subprocess.DEVNULL,
                 check=False,
             )
-    return NginxApi() if _nginx() else AsyncioApi()
+    return _nginx() is not None
 
 
 def _nginx() -> str | None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from benchmarks.api import NginxApi
+from benchmarks.api import NginxApi, has_nginx
 from fleet import IN_FULL, fullest_second
 from stack import wait_until
 
@@ -51,6 +51,7 @@ def test_a_backlog_is_drained_at_the_limit_and_no_second_exceeds_it(
             moments = lambda: [one.monotonic for one in fleet.api.delivered]  # noqa: E731
         else:
             # A server in Python takes as much of this machine as the worker.
+            assert has_nginx(), "nginx is missing: apt-get install nginx-light"
             api = stack.enter_context(NginxApi(keeps_moments=True))
             fleet.settings["NINJA_API_URL"] = api.url
             moments = api.moments
